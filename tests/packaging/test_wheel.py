@@ -19,37 +19,59 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BUILD_SECONDS = 100
 
-# Runs in the fresh environment. Arguments: a file to create, and one to make in an older state and upgrade.
+# Runs in the fresh environment, in an empty directory.
 CREATE_AND_UPGRADE = """
-import sqlite3, sys
+import sys
 from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
 
 import pubsub
 from pubsub.storage.migrate import HEAD_REVISION, migrations_directory, upgrade
-
-def tables(path):
-    with sqlite3.connect(path) as connection:
-        return {name for (name,) in connection.execute("select name from sqlite_master")}
-
-def revision(path):
-    with sqlite3.connect(path) as connection:
-        return connection.execute("select version_num from alembic_version").fetchone()[0]
 
 package = Path(pubsub.__file__).parent
 assert package.is_relative_to(sys.prefix), f"pubsub came from {package}, not from the wheel"
 assert Path(migrations_directory()).is_relative_to(package), migrations_directory()
 
-created, older = Path(sys.argv[1]), Path(sys.argv[2])
-upgrade(created)
-assert {"topics", "messages", "topic_messages"} <= tables(created), tables(created)
-assert revision(created) == HEAD_REVISION
+def look(path):
+    # What the file has, and the revision that it says it has.
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        names = set(connection.scalars(text("select type || ' ' || name from sqlite_master")))
+        revision = connection.scalar(text("select version_num from alembic_version"))
+    engine.dispose()
+    return names, revision
 
-sqlite3.connect(older).close()
-older.touch()
-upgrade(older)
-assert tables(older) == tables(created)
-upgrade(older)
-assert revision(older) == HEAD_REVISION
+def make_older(path, revision):
+    # The file as a version of pubsub that ended at `revision` left it.
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        if revision is None:
+            command.ensure_version(config)
+        else:
+            command.upgrade(config, revision)
+    engine.dispose()
+    assert look(path)[1] == revision
+
+created = Path("created.db")
+upgrade(created)
+names, revision = look(created)
+assert {"table topics", "table messages", "view topic_messages"} <= names, names
+assert revision == HEAD_REVISION
+
+revisions = [script.revision for script in ScriptDirectory(migrations_directory()).walk_revisions()]
+assert HEAD_REVISION in revisions
+for revision in [None, *revisions]:
+    older = Path(f"older-{revision}.db")
+    make_older(older, revision)
+    upgrade(older)
+    assert look(older) == look(created), (revision, look(older))
 print("created and upgraded")
 """
 
@@ -146,8 +168,7 @@ def test_the_installed_command_says_its_version(environment: Path, tmp_path: Pat
 def test_the_installed_wheel_creates_and_upgrades_a_peers_file(environment: Path, tmp_path: Path) -> None:
     script = tmp_path / "create_and_upgrade.py"
     script.write_text(CREATE_AND_UPGRADE)
-    files = [str(tmp_path / "created.db"), str(tmp_path / "older.db")]
-    assert "created and upgraded" in run(str(environment / "python"), str(script), *files, cwd=tmp_path)
+    assert "created and upgraded" in run(str(environment / "python"), str(script), cwd=tmp_path)
 
 
 def test_the_installed_wheel_runs_a_peer_and_keeps_its_messages(environment: Path, tmp_path: Path) -> None:
