@@ -1,0 +1,288 @@
+"""Value types that users see, and the rules for names, addresses and positions.
+
+All are immutable. Instants are integer microseconds UTC in fields that end in `_us` and on disk and wire;
+`published_at` and the like are aware datetimes. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, overload
+
+import msgspec
+
+from pubsub.errors import InvalidNameError, InvalidRequestError, SettingsError
+
+NAME_MAX_LENGTH = 200
+"""Longest topic name, in characters."""
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+"""What a message without headers has; one object for all, so it cannot be changed."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PART = r"[A-Za-z0-9_-]+"
+_TOPIC = re.compile(rf"{_PART}(\.{_PART})*")
+_PATTERN = re.compile(rf"((({_PART}|\*)\.)*({_PART}|\*|>))")
+_PEER = re.compile(_PART)
+_PEER_MAX_LENGTH = 64
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One message of a topic. `headers` is empty, never None; `payload` is None for a removed key."""
+
+    topic: str
+    offset: int
+    published_us: int
+    """When the owner stored it, microseconds UTC."""
+    key: str | None
+    headers: Mapping[str, str]
+    payload: bytes | None
+
+    @property
+    def published_at(self) -> datetime:
+        """When the owner stored it."""
+        return datetime_from_us(self.published_us)
+
+
+class NewMessage(msgspec.Struct, frozen=True):
+    """A message to be published with a key or headers of its own (an item for `publish_many`)."""
+
+    payload: bytes | str
+    key: str | None = None
+    headers: Mapping[str, str] | None = None
+
+
+class TopicInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a topic."""
+
+    topic: str
+    id: int
+    owner: str
+    address: str | None = None
+    """Where its owner serves it; None while the owner is away."""
+    epoch: int
+    online: bool
+    replicas: list[str] = []
+    in_sync: list[str] = []
+    next_offset: int | None = None
+    """Offset of the next message; None while the owner is away."""
+    first_offset: int | None = None
+    created_at: str | None = None
+    """ISO 8601."""
+    policy: dict[str, Any] = {}
+    read_only: str | None = None
+    """Why publishes are refused at the moment, or None."""
+
+
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a peer."""
+
+    peer: str
+    address: str | None = None
+    alive: bool
+    topics: int = 0
+    """How many topics it holds a copy of."""
+    reachable: bool = True
+    """Whether the index could dial its address when it registered."""
+    version: str | None = None
+    incarnation: str | None = None
+    started_at: str | None = None
+    heartbeat_at: str | None = None
+    load: dict[str, float] = {}
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change that a watcher is told of.
+
+    `kind` is "topic" (created, moved, deleted: then `topic` says what holds now, None when deleted), "peer",
+    or "resync": changes may have been missed, look at everything again.
+    """
+
+    kind: str
+    name: str = ""
+    topic: TopicInfo | None = None
+
+
+class Offsets(Sequence[int]):
+    """The offsets of published messages, in the order in which they were given: a compact sequence of int.
+
+    Holds one entry for each run of consecutive offsets, so that millions cost little memory.
+    """
+
+    __slots__ = ("_length", "_runs")
+
+    def __init__(self, runs: Sequence[range] = ()) -> None:
+        self._runs: list[range] = []
+        self._length = 0
+        for run in runs:
+            self._add(run)
+
+    def _add(self, run: range) -> None:
+        if self._runs and self._runs[-1].stop == run.start:
+            self._runs[-1] = range(self._runs[-1].start, run.stop)
+        elif run:
+            self._runs.append(run)
+        self._length += len(run)
+
+    @property
+    def runs(self) -> tuple[range, ...]:
+        """The runs of consecutive offsets."""
+        return tuple(self._runs)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[int]:
+        for run in self._runs:
+            yield from run
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        position = index + self._length if index < 0 else index
+        if position < 0:
+            raise IndexError(index)
+        for run in self._runs:
+            if position < len(run):
+                return run[position]
+            position -= len(run)
+        raise IndexError(index)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Offsets):
+            return self._runs == other._runs
+        if isinstance(other, Sequence):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{run.start}..{run.stop - 1}" for run in self._runs[:5])
+        return f"Offsets({self._length}: {shown}{', …' if len(self._runs) > 5 else ''})"
+
+
+def datetime_from_us(microseconds: int) -> datetime:
+    """Turn microseconds UTC into an aware datetime, exactly."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def us_from_datetime(instant: datetime) -> int:
+    """Turn an aware datetime into microseconds UTC, exactly.
+
+    Raises:
+        InvalidRequestError: it has no time zone.
+    """
+    if instant.tzinfo is None:
+        raise InvalidRequestError(
+            f"the time {instant.isoformat()} has no zone; give one, such as {instant.isoformat()}+00:00"
+        )
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+def iso_from_us(microseconds: int) -> str:
+    """Write microseconds UTC as ISO 8601 with six decimals and a Z."""
+    return datetime_from_us(microseconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def check_topic_name(name: str) -> str:
+    """Return `name` if it is a legal topic name.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    if not isinstance(name, str) or not _TOPIC.fullmatch(name):
+        raise InvalidNameError(
+            f"{name!r} is not a topic name: use parts of letters, digits, _ and - joined by single dots"
+        )
+    if len(name) > NAME_MAX_LENGTH:
+        raise InvalidNameError(
+            f"topic name {name[:20]}… is {len(name)} characters long; at most {NAME_MAX_LENGTH} are allowed"
+        )
+    return name
+
+
+def check_peer_name(name: str) -> str:
+    """Return `name` if it is a legal peer name.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    if not isinstance(name, str) or not _PEER.fullmatch(name) or len(name) > _PEER_MAX_LENGTH:
+        raise InvalidNameError(
+            f"{name!r} is not a peer name: use letters, digits, _ and -, at most {_PEER_MAX_LENGTH} of them"
+        )
+    return name
+
+
+def check_pattern(pattern: str) -> str:
+    """Return `pattern` if it is a legal topic pattern: `*` for one part, a trailing `>` for the rest.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern) or len(pattern) > NAME_MAX_LENGTH:
+        raise InvalidNameError(
+            f"{pattern!r} is not a topic pattern: join names by dots, with * for one part and > at the end for the rest"
+        )
+    return pattern
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the topic `name` is one that `pattern` means."""
+    wanted, parts = pattern.split("."), name.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(parts) <= len(wanted):
+            return False
+        parts = parts[: len(wanted)]
+    return len(wanted) == len(parts) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True))
+
+
+def fixed_prefix(pattern: str) -> str:
+    """The longest text with which every name that `pattern` means begins."""
+    return re.split(r"[*>]", pattern, maxsplit=1)[0]
+
+
+class Address(msgspec.Struct, frozen=True, order=True):
+    """Where a server listens. Written `host:port`; an IPv6 host stands in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read `host:port` or `[ipv6]:port`.
+
+    Raises:
+        SettingsError: it is neither; the message says what an address looks like.
+    """
+    host, separator, port = text.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    legal_host = bool(host) and (bracketed or ":" not in host) and not re.search(r"[\s/,@\[\]]", host)
+    if not separator or not legal_host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise SettingsError(f"{text!r} is not an address: write host:port, such as 127.0.0.1:7470")
+    return Address(host, int(port))
+
+
+def parse_addresses(text: str | Sequence[str]) -> list[Address]:
+    """Read a comma-separated text, or a sequence, of addresses; at least one.
+
+    Raises:
+        SettingsError: one is malformed, or none is given.
+    """
+    items = text.split(",") if isinstance(text, str) else list(text)
+    if not items:
+        raise SettingsError("no index address is given: write host:port, such as 127.0.0.1:7470")
+    return [parse_address(item) for item in items]

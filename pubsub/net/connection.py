@@ -1,0 +1,176 @@
+"""One framed connection, either end: bytes in become frames, frames out become bytes.
+
+Rules: `send` is the one door for writes. What the other end does not read is bounded: past
+`Limits.write_buffer_bytes` the connection is not `writable` and, until it is again, not read from either, so
+that nobody can make us pile up replies by asking and never reading. A malformed frame is answered by an error
+frame (id 0) and the connection is closed. What frames mean is left to the subclasses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+
+from pubsub.config import Limits
+from pubsub.errors import ConnectionLostError, ProtocolError, PubsubError
+from pubsub.model import Address
+from pubsub.protocol.codec import FrameReader, decode_frame, encode_frame
+from pubsub.protocol.messages import Failure, Frame
+
+log = logging.getLogger("pubsub.net")
+
+KEEPALIVE_IDLE_SECONDS = 10
+KEEPALIVE_INTERVAL_SECONDS = 5
+KEEPALIVE_PROBES = 3
+
+
+class Connection(asyncio.Protocol):
+    """A framed connection; subclasses say what a frame means (`on_frame`)."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.remote = "?"
+        """The other end's address, for messages."""
+        self.writable = True
+        """False while the other end does not read what it was sent."""
+        self.open = False
+        self.error: PubsubError | None = None
+        """Why it closed, where it was not asked to."""
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader(limits.frame_bytes)
+        self._read_holds: set[str] = set()
+        self._on_lost: list[Callable[[], None]] = []
+
+    # What subclasses do
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take one frame.
+
+        Raises:
+            ProtocolError: it is not one that may come now; the connection is then closed with an error frame.
+        """
+        raise NotImplementedError
+
+    def on_writable(self) -> None:
+        """The other end reads again."""
+
+    def on_lost(self) -> None:
+        """The connection is gone; `error` may say why."""
+
+    # For everybody
+
+    def send(self, *parts: bytes) -> None:
+        """Send the bytes of one or more frames; does nothing once the connection has closed."""
+        if self._transport is not None and self.open:
+            if len(parts) == 1:
+                self._transport.write(parts[0])
+            else:
+                self._transport.writelines(parts)
+
+    def send_frame(self, frame: Frame) -> None:
+        """Encode and send one frame."""
+        self.send(encode_frame(frame))
+
+    def hold_reading(self, reason: str) -> None:
+        """Stop reading until `release_reading` has been called for every reason to hold."""
+        if not self._read_holds and self.open and self._transport is not None:
+            self._transport.pause_reading()
+        self._read_holds.add(reason)
+
+    def release_reading(self, reason: str) -> None:
+        """Take a reason to hold away; without any left, reading goes on."""
+        if reason in self._read_holds:
+            self._read_holds.remove(reason)
+            if not self._read_holds and self.open and self._transport is not None:
+                self._transport.resume_reading()
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the connection is gone; at once if it is already."""
+        if self._transport is not None and not self.open and not self._on_lost:
+            callback()
+        else:
+            self._on_lost.append(callback)
+
+    def forget_when_lost(self, callback: Callable[[], None]) -> None:
+        """Take back a `when_lost`."""
+        with contextlib.suppress(ValueError):
+            self._on_lost.remove(callback)
+
+    def close(self) -> None:
+        """Close after what was sent has been written. Idempotent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what has not been written is dropped. Idempotent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def fail(self, error: PubsubError, request: int = 0) -> None:
+        """Say what the other end did wrong, then close."""
+        self.error = self.error or error
+        self.send_frame(Failure(request, error.code, error.message, error.data))
+        self.close()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes sent that the operating system has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None and self.open else 0
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.open = True
+        transport.set_write_buffer_limits(high=self.limits.write_buffer_bytes)
+        peername = transport.get_extra_info("peername")
+        if isinstance(peername, tuple):
+            self.remote = str(Address(peername[0], peername[1]))
+        _keep_alive(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self.on_frame(decode_frame(frame))
+                if not self.open:
+                    return
+        except ProtocolError as error:
+            log.info("closing %s: %s", self.remote, error)
+            self.fail(error)
+            self.open = False
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        self.hold_reading("unread")
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self.release_reading("unread")
+        self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        if exc is not None and self.error is None:
+            self.error = ConnectionLostError(f"the connection to {self.remote} broke: {exc}")
+        self.on_lost()
+        callbacks, self._on_lost = self._on_lost, []
+        for callback in callbacks:
+            callback()
+
+
+def _keep_alive(sock: socket.socket | None) -> None:
+    """Have the operating system find out that a silent host is gone: no frames of ours are needed for it."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, option):  # not every platform has all three
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

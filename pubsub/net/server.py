@@ -1,0 +1,186 @@
+"""The server end: listens, says hello, and hands frames to a service by two tables.
+
+`immediate` handlers run in the order of arrival, in the event loop, without a task: publishes and credit.
+`requests` run as tasks, at most `Limits.running_requests` of one connection at once; the frame or frames they
+return are the reply, and an error they raise is answered as an error frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from pubsub.config import Limits
+from pubsub.errors import InternalError, PubsubError, RemoteProtocolError, SettingsError
+from pubsub.model import Address
+from pubsub.net.connection import Connection
+from pubsub.protocol import messages as m
+from pubsub.protocol.codec import encode_frame
+from pubsub.protocol.handshake import ACCEPTED, check_hello
+
+log = logging.getLogger("pubsub.net")
+
+ImmediateHandler = Callable[["ServerConnection", Any], None]
+RequestHandler = Callable[["ServerConnection", Any], Awaitable["m.Frame | list[m.Frame]"]]
+
+
+class Service(Protocol):
+    """What a server serves."""
+
+    @property
+    def immediate(self) -> Mapping[type, ImmediateHandler]: ...
+    @property
+    def requests(self) -> Mapping[type, RequestHandler]: ...
+
+    def welcome(self) -> m.Welcome:
+        """The answer to a hello."""
+        ...
+
+
+class ServerConnection(Connection):
+    """A connection that somebody opened to us."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.limits)
+        self.greeting: m.Hello | None = None
+        """What the other end said of itself."""
+        self._server = server
+        self._backlog: deque[m.Frame] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._hello_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.connections.add(self)
+        self._hello_timer = asyncio.get_running_loop().call_later(self.limits.hello_seconds, self._no_hello)
+
+    def _no_hello(self) -> None:
+        self.fail(RemoteProtocolError(f"no hello within {self.limits.hello_seconds:g} s"))
+        # Whoever says nothing may not read either: do not wait for the error frame to be taken.
+        asyncio.get_running_loop().call_later(1.0, self.abort)
+
+    def on_frame(self, frame: m.Frame) -> None:
+        server = self._server
+        kind = type(frame)
+        if self.greeting is None:
+            self.greeting = check_hello(frame)
+            if self._hello_timer is not None:
+                self._hello_timer.cancel()
+            self.send_frame(server.service.welcome())
+        elif (immediate := server.service.immediate.get(kind)) is not None:
+            immediate(self, frame)
+        elif kind in server.service.requests:
+            self._backlog.append(frame)
+            self._run_backlog()
+        elif kind in server.accepted:  # pragma: no cover - a test compares the tables
+            raise InternalError(f"{kind.__name__} is accepted but not handled")
+        else:
+            raise RemoteProtocolError(f"this server does not accept the frame {kind.__name__}")
+
+    def _run_backlog(self) -> None:
+        limit = self.limits.running_requests
+        while self._backlog and len(self._running) < limit and self.writable and self.open:
+            frame = self._backlog.popleft()
+            task = asyncio.create_task(
+                self._answer(frame), name=f"pubsub: {type(frame).__name__} for {self.remote}"
+            )
+            self._running.add(task)
+            task.add_done_callback(self._answered)
+        if self._backlog:
+            self.hold_reading("busy")
+        else:
+            self.release_reading("busy")
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._run_backlog()
+
+    async def _answer(self, frame: Any) -> None:
+        try:
+            reply = await self._server.service.requests[type(frame)](self, frame)
+            replies = reply if isinstance(reply, list) else [reply]
+            self.send(*map(encode_frame, replies))
+        except PubsubError as error:
+            self.refuse(frame.id, error)
+        except Exception:
+            log.exception("the request %s of %s failed", type(frame).__name__, self.remote)
+            self.refuse(frame.id, InternalError(f"{type(frame).__name__} failed inside the server; see its log"))
+
+    def refuse(self, request: int, error: PubsubError) -> None:
+        """Answer a request with an error."""
+        self.send_frame(m.Failure(request, error.code, error.message, error.data))
+
+    def on_writable(self) -> None:
+        self._run_backlog()
+
+    def on_lost(self) -> None:
+        self._server.connections.discard(self)
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+        self._backlog.clear()
+        for task in self._running:
+            task.cancel()
+
+    async def finish(self) -> None:
+        """Let the requests under way end, then close."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self.close()
+
+
+class Server:
+    """Listens on one address and serves one service to all who connect."""
+
+    def __init__(self, service: Service, role: str, limits: Limits) -> None:
+        self.service = service
+        self.limits = limits
+        self.accepted = ACCEPTED[role]
+        self.connections: set[ServerConnection] = set()
+        self.address: Address | None = None
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, address: Address) -> Address:
+        """Start to listen; returns the address with the real port where port 0 was asked for.
+
+        Raises:
+            SettingsError: the address cannot be listened on; the message says why.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: ServerConnection(self), address.host, address.port, backlog=1024
+            )
+        except OSError as error:
+            reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+            raise SettingsError(
+                f"cannot listen on {address}: {reason}; choose another address with --listen"
+            ) from error
+        port = self._server.sockets[0].getsockname()[1]
+        self.address = Address(address.host, port)
+        return self.address
+
+    def stop_accepting(self) -> None:
+        """Accept no new connections; those there are go on."""
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self, drain_seconds: float) -> None:
+        """Stop accepting, let requests under way end within the time given, close every connection. Idempotent."""
+        self.stop_accepting()
+        connections = list(self.connections)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await asyncio.gather(*(connection.finish() for connection in connections))
+                while self.connections and any(c.unsent_bytes for c in self.connections):
+                    await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection.abort()
+        while self.connections:
+            await asyncio.sleep(0)
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None

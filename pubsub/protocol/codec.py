@@ -1,0 +1,110 @@
+"""Frames to bytes and back: a u32 big-endian length, then so many bytes of msgpack."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from pubsub.errors import LocalProtocolError, RemoteProtocolError
+from pubsub.protocol.messages import Batch, Deliver, Frame
+
+_LENGTH = struct.Struct(">I")
+_DELIVER_HEAD = struct.Struct(">IBBBI")
+_DELIVER_TAG = Deliver.__struct_config__.tag
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)  # type: ignore[arg-type]
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames.
+
+    Holds at most one frame that is still incomplete, so at most `frame_bytes`; a length over that limit is
+    refused when its four bytes are there, before anything of the frame is kept.
+    """
+
+    def __init__(self, frame_bytes: int) -> None:
+        self.frame_bytes = frame_bytes
+        self._pieces: list[bytes] = []
+        self._have = 0
+        self._need = _LENGTH.size
+
+    def feed(self, data: bytes) -> list[memoryview]:
+        """Take what has been received and return the frames that it completes, without their lengths.
+
+        Raises:
+            RemoteProtocolError: a frame is over the limit, or empty. The reader is of no use afterwards.
+        """
+        self._have += len(data)
+        if self._have < self._need:
+            self._pieces.append(data)
+            return []
+        if self._pieces:
+            self._pieces.append(data)
+            data = b"".join(self._pieces)
+            self._pieces = []
+        view = memoryview(data)
+        frames: list[memoryview] = []
+        start, end = 0, len(data)
+        while True:
+            self._need = _LENGTH.size
+            if end - start < _LENGTH.size:
+                break
+            (length,) = _LENGTH.unpack_from(data, start)
+            if not 0 < length <= self.frame_bytes:
+                raise RemoteProtocolError(
+                    f"a frame of {length} bytes was announced; 1 to {self.frame_bytes} are allowed"
+                )
+            self._need += length
+            if end - start < self._need:
+                break
+            frames.append(view[start + _LENGTH.size : start + self._need])
+            start += self._need
+        if start < end:
+            self._pieces = [data[start:] if start else data]
+        self._have = end - start
+        return frames
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether part of a frame has been received."""
+        return self._have > 0
+
+
+def decode_frame(frame: memoryview | bytes) -> Frame:
+    """Turn the bytes of one frame, without its length, into its struct.
+
+    Raises:
+        RemoteProtocolError: it is not msgpack, of unknown type, or its fields are not of the types specified.
+    """
+    try:
+        return _decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"a frame is malformed: {error}") from error
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Turn a struct into the bytes that go on the wire, length first.
+
+    Raises:
+        LocalProtocolError: a value does not fit msgpack, such as an integer of over 64 bits.
+    """
+    try:
+        buffer = bytearray(_LENGTH.size)
+        _encoder.encode_into(frame, buffer, _LENGTH.size)
+    except (msgspec.EncodeError, OverflowError, TypeError) as error:
+        raise LocalProtocolError(f"cannot encode {type(frame).__name__}: {error}") from error
+    _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
+    return bytes(buffer)
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """Encode a batch once, for any number of `delivery_head` to be put before it."""
+    return _encoder.encode(batch)
+
+
+def delivery_head(subscription: int, batch_bytes: int) -> bytes:
+    """The bytes that make an encoded batch of `batch_bytes` bytes a Deliver frame for `subscription`."""
+    # fixarray of 3, the tag as a positive fixint, the subscription as a uint32
+    return _DELIVER_HEAD.pack(7 + batch_bytes, 0x93, _DELIVER_TAG, 0xCE, subscription)

@@ -1,0 +1,385 @@
+"""Every frame of the protocol, as a typed struct: docs/protocol.md describes each, byte by byte.
+
+A frame is a msgpack array whose first element is the frame type, a small integer; the fields follow in the
+order given here. A reader ignores elements beyond those it knows, so that a minor version may append fields
+(with defaults); removing or reordering one needs a new major version. `id` numbers a request on its
+connection; the reply carries the same id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pubsub.model import PeerInfo, TopicInfo
+
+PROTOCOL_MAJOR = 1
+PROTOCOL_MINOR = 0
+
+LATEST = -1
+"""`start` of a subscription or query: after the newest message."""
+EARLIEST = -2
+"""`start`: at the first kept message."""
+AT_TIME = -3
+"""`start`: at the first message published at or after `at_us`."""
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Consecutive messages of one topic as columns.
+
+    Message i has offset `offsets[i]`, or `first_offset + i` where `offsets` is nil; its time is
+    `published_us[i]`, or `published_us` where that is one number. `keys` and `headers` (JSON objects as text)
+    are nil where no message has any.
+    """
+
+    first_offset: int
+    offsets: list[int] | None
+    published_us: int | list[int]
+    keys: list[str | None] | None
+    headers: list[str | None] | None
+    payloads: list[bytes | None]
+
+
+class CopyState(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """A topic as its holder announces it, or as it is told to hold it."""
+
+    id: int
+    topic: str
+    role: str
+    owner: str
+    epoch: int
+    next_offset: int = 0
+    created_us: int = 0
+    policy: dict[str, Any] = {}
+
+
+class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True, kw_only=True):
+    """First frame of whoever connects."""
+
+    magic: str = "pubsub"
+    major: int
+    minor: int
+    software: str
+    role: str
+    """client, peer or index"""
+    name: str = ""
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=2, frozen=True, kw_only=True):
+    """First frame of whoever was connected to, if it accepts."""
+
+    magic: str = "pubsub"
+    major: int
+    minor: int
+    software: str
+    role: str
+    """peer or index"""
+    name: str
+    incarnation: str
+    frame_bytes: int
+    message_bytes: int
+
+
+class Failure(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """A request failed; id 0 when no request can be named: the connection is then closed."""
+
+    id: int
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class Done(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    """A request that has no other result succeeded."""
+
+    id: int
+    note: str = ""
+    """Something that a person should know, or empty."""
+
+
+# Publishing
+
+
+class Publish(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """Append messages. `sequence` counts the messages of `producer` in this topic; the first is 0."""
+
+    id: int
+    topic: str
+    topic_id: int
+    producer: int
+    sequence: int
+    keys: list[str | None] | None
+    headers: list[str | None] | None
+    payloads: list[bytes | None]
+
+
+class Published(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
+    """The messages are on disk, at `first_offset` and the offsets after it."""
+
+    id: int
+    first_offset: int
+    duplicate: bool = False
+
+
+# Reading
+
+
+class Subscribe(msgspec.Struct, array_like=True, tag=12, frozen=True, kw_only=True):
+    """Start an ordered stream. The connection names it `subscription`. topic_id 0: whatever has this name."""
+
+    id: int
+    subscription: int
+    topic: str
+    topic_id: int = 0
+    start: int = LATEST
+    at_us: int = 0
+    window_messages: int
+    window_bytes: int
+    name: str = ""
+    """Shown to people who look at the topic's subscribers."""
+
+
+class Subscribed(msgspec.Struct, array_like=True, tag=13, frozen=True, kw_only=True):
+    """The stream starts at `position`."""
+
+    id: int
+    topic_id: int
+    epoch: int
+    position: int
+
+
+class Deliver(msgspec.Struct, array_like=True, tag=14, frozen=True, gc=False):
+    """The next messages of a subscription. Not a reply."""
+
+    subscription: int
+    batch: Batch
+
+
+class Credit(msgspec.Struct, array_like=True, tag=15, frozen=True, gc=False):
+    """The subscriber has taken so much; the server may have so much more outstanding. No reply."""
+
+    subscription: int
+    messages: int
+    bytes: int
+
+
+class Unsubscribe(msgspec.Struct, array_like=True, tag=16, frozen=True):
+    """End a stream. Nothing of it is delivered after the reply."""
+
+    id: int
+    subscription: int
+
+
+class Ended(msgspec.Struct, array_like=True, tag=17, frozen=True):
+    """The server ends a stream. Not a reply."""
+
+    subscription: int
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class Query(msgspec.Struct, array_like=True, tag=18, frozen=True, kw_only=True):
+    """Read a range once, up to `limit` messages; the reply may hold fewer."""
+
+    id: int
+    topic: str
+    topic_id: int = 0
+    start: int = EARLIEST
+    at_us: int = 0
+    limit: int
+
+
+class QueryResult(msgspec.Struct, array_like=True, tag=19, frozen=True, kw_only=True):
+    """Messages from the start asked for; `batch` is nil where there is none. Ask again from `position`."""
+
+    id: int
+    topic_id: int
+    batch: Batch | None
+    position: int
+    next_offset: int
+
+
+# The directory: what an index answers, and a peer passes on
+
+
+class Lookup(msgspec.Struct, array_like=True, tag=30, frozen=True):
+    """Where is a topic?"""
+
+    id: int
+    topic: str
+
+
+class Topics(msgspec.Struct, array_like=True, tag=31, frozen=True):
+    """Which topics are there? With `offsets` their owners are asked for next_offset and the like."""
+
+    id: int
+    pattern: str = ">"
+    offsets: bool = True
+
+
+class TopicList(msgspec.Struct, array_like=True, tag=32, frozen=True):
+    """Part of a reply; `more` says that another frame with the same id follows."""
+
+    id: int
+    topics: list[TopicInfo]
+    more: bool = False
+
+
+class Peers(msgspec.Struct, array_like=True, tag=33, frozen=True):
+    """Which peers are there?"""
+
+    id: int
+
+
+class PeerList(msgspec.Struct, array_like=True, tag=34, frozen=True):
+    id: int
+    peers: list[PeerInfo]
+
+
+class CreateTopic(msgspec.Struct, array_like=True, tag=35, frozen=True, kw_only=True):
+    """Create a topic on the peer `on`, or on the least loaded one that is alive."""
+
+    id: int
+    topic: str
+    on: str | None = None
+    policy: dict[str, Any] = {}
+
+
+class DeleteTopic(msgspec.Struct, array_like=True, tag=36, frozen=True):
+    id: int
+    topic: str
+
+
+class Watch(msgspec.Struct, array_like=True, tag=37, frozen=True):
+    """Tell me of changes to topics that match `pattern`, and to peers, until the connection closes."""
+
+    id: int
+    pattern: str = ">"
+
+
+class Changes(msgspec.Struct, array_like=True, tag=38, frozen=True):
+    """To a watcher, `id` being its request's. Not a reply."""
+
+    id: int
+    changes: list[dict[str, Any]]
+
+
+class Status(msgspec.Struct, array_like=True, tag=39, frozen=True):
+    """How are you?"""
+
+    id: int
+
+
+class StatusReport(msgspec.Struct, array_like=True, tag=40, frozen=True):
+    id: int
+    fields: dict[str, Any]
+
+
+# Between peers and index
+
+
+class Register(msgspec.Struct, array_like=True, tag=50, frozen=True, kw_only=True):
+    """I am a peer and serve at `address`."""
+
+    id: int
+    name: str
+    address: str
+    incarnation: str
+    software: str
+    started_us: int
+
+
+class Registered(msgspec.Struct, array_like=True, tag=51, frozen=True, kw_only=True):
+    """Send a heartbeat each third of the ttl. `warning` is for people: an address that cannot be dialled."""
+
+    id: int
+    ttl_seconds: float
+    reachable: bool = True
+    warning: str = ""
+
+
+class Heartbeat(msgspec.Struct, array_like=True, tag=52, frozen=True, kw_only=True):
+    """I live. `subscribers`: topic -> subscription -> where it comes from and since when."""
+
+    id: int
+    name: str
+    incarnation: str
+    load: dict[str, float]
+    subscribers: dict[str, dict[str, str]] | None = None
+
+
+class HeartbeatReply(msgspec.Struct, array_like=True, tag=53, frozen=True):
+    """known false: the registry lost you, register and announce again."""
+
+    id: int
+    known: bool
+
+
+class Announce(msgspec.Struct, array_like=True, tag=54, frozen=True, kw_only=True):
+    """Part of what I hold; `more` says that another part follows, and only the last is answered."""
+
+    id: int
+    name: str
+    incarnation: str
+    copies: list[CopyState]
+    more: bool = False
+
+
+class Reconciled(msgspec.Struct, array_like=True, tag=55, frozen=True, kw_only=True):
+    """What the registry says of it."""
+
+    id: int
+    create: list[CopyState] = []
+    """Registered as yours but not announced: create them, empty."""
+    deleted: list[int] = []
+    """Deleted while you were away: drop these copies."""
+    set_aside: list[int] = []
+    """Their name belongs to another topic now: keep the file's rows, serve them no more."""
+
+
+class Leave(msgspec.Struct, array_like=True, tag=56, frozen=True, kw_only=True):
+    """Goodbye: I am going away on purpose."""
+
+    id: int
+    name: str
+    incarnation: str
+
+
+class CreateCopy(msgspec.Struct, array_like=True, tag=57, frozen=True):
+    """Index to peer: hold this topic. Repeating it changes nothing."""
+
+    id: int
+    copy: CopyState
+
+
+class DropCopy(msgspec.Struct, array_like=True, tag=58, frozen=True):
+    """Index to peer: the topic was deleted. Repeating it changes nothing."""
+
+    id: int
+    topic_id: int
+
+
+class Held(msgspec.Struct, array_like=True, tag=59, frozen=True):
+    """Which topics do you hold (of `topics`, or all where nil)? The reply is a TopicList."""
+
+    id: int
+    topics: list[str] | None = None
+
+
+Frame = (
+    Hello | Welcome | Failure | Done | Publish | Published
+    | Subscribe | Subscribed | Deliver | Credit | Unsubscribe | Ended | Query | QueryResult
+    | Lookup | Topics | TopicList | Peers | PeerList | CreateTopic | DeleteTopic
+    | Watch | Changes | Status | StatusReport
+    | Register | Registered | Heartbeat | HeartbeatReply | Announce | Reconciled | Leave
+    | CreateCopy | DropCopy | Held
+)  # fmt: skip
+"""Any frame."""
+
+Request = (
+    Publish | Subscribe | Unsubscribe | Query | Lookup | Topics | Peers | CreateTopic | DeleteTopic
+    | Watch | Status | Register | Heartbeat | Announce | Leave | CreateCopy | DropCopy | Held
+)  # fmt: skip
+"""A frame that is answered by one with the same id."""

@@ -1,0 +1,124 @@
+"""The data directory: who may use it, and whether its file is sound. Nothing here changes a file that is refused."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from pubsub.errors import DamagedFileError, DataDirectoryError, NewerSchemaError
+from pubsub.storage.database import reader_engine
+from pubsub.storage.migrate import known_revisions, stored_revision
+from pubsub.storage.schema import HEAD_REVISION
+
+DATABASE = "peer.db"
+LOCK = "peer.lock"
+
+_MAGIC = b"SQLite format 3\x00"
+
+
+class DirectoryLock:
+    """Holds a data directory for this process, by flock: it ends with the process, however that ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Make the directory if it is missing, and take it.
+
+        Raises:
+            DataDirectoryError: it is in use (by whom is said), not writable, or not a directory.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataDirectoryError(f"{self.directory} is not a directory; give another with --data") from error
+        except OSError as error:
+            raise DataDirectoryError(
+                f"the data directory {self.directory} cannot be written to: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 64).decode(errors="replace").strip()
+            os.close(descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise DataDirectoryError(f"{self.directory} cannot be locked: {error.strerror}") from error
+            raise DataDirectoryError(
+                f"the data directory {self.directory} is in use by process {holder or 'unknown'}; "
+                "each peer needs a directory of its own"
+            ) from error
+        self._descriptor = descriptor
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:  # a full disk: the lock holds all the same, only its holder is not named
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                self.release()
+                raise DataDirectoryError(
+                    f"the data directory {self.directory} cannot be written to: {error.strerror}"
+                ) from error
+
+    def release(self) -> None:
+        """Let go of the directory. Idempotent. The lock file stays: deleting it would race with the next holder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def check_file(path: Path, quick_check_bytes: int) -> None:
+    """Refuse a file that is no sound database of ours; a missing or empty one is fine.
+
+    Reads only. Files of up to `quick_check_bytes` are checked whole, larger ones in their structure.
+
+    Raises:
+        DamagedFileError: it is damaged, or not an SQLite database.
+        NewerSchemaError: a newer version of pubsub wrote it.
+        DataDirectoryError: it cannot be read.
+    """
+    try:
+        size = path.stat().st_size if path.exists() else 0
+        if size == 0:
+            return
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    if magic != _MAGIC:
+        raise _damaged(path, "it is not an SQLite database")
+    engine = reader_engine(path)
+    try:
+        with engine.connect() as connection:
+            revision = stored_revision(connection)
+            if revision is None:
+                raise _damaged(path, "it is a database, but not one of pubsub")
+            if revision != HEAD_REVISION and revision not in known_revisions():
+                raise NewerSchemaError(
+                    f"{path} has schema {revision}, this version of pubsub knows up to {HEAD_REVISION}: "
+                    "upgrade pubsub; the file was left as it is"
+                )
+            if size <= quick_check_bytes:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+                if found != "ok":
+                    raise _damaged(path, str(found))
+            ends = connection.exec_driver_sql(
+                "SELECT name, next_offset, (SELECT max(offset) + 1 FROM messages WHERE topic_id = id) FROM topics"
+            ).all()
+            for name, next_offset, end in ends:
+                if end is not None and end > next_offset:
+                    raise _damaged(path, f"topic {name} has messages beyond its next offset {next_offset}")
+    except DBAPIError as error:
+        raise _damaged(path, str(error.orig)) from error
+    finally:
+        engine.dispose()
+
+
+def _damaged(path: Path, why: str) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path} is damaged: {why}. It was left as it is: restore it from a backup, or move it away to start empty"
+    )

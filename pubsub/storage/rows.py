@@ -1,0 +1,92 @@
+"""Columns to SQL and rows to columns: the hot path between a batch and the table `messages`.
+
+A statement inserts many rows: SQLite then works through them without taking Python's global lock for each, so
+the event loop runs beside it. Rows differ only in what they carry; topic, time and offset are computed by
+SQLite from three numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from typing import Any
+
+from pubsub.protocol.messages import Batch
+
+BLOCK_ROWS = 256
+"""Rows of the largest statement. Smaller blocks are powers of two, so that few statements need preparing."""
+
+SELECT_ROWS = (
+    "SELECT offset, published_at, key, headers, payload FROM messages "
+    "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
+)
+FETCH_ROWS = 64
+"""Rows fetched before their size is looked at: a read overshoots its bound by so many messages at most."""
+
+
+@cache
+def insert_payloads(rows: int) -> str:
+    """Insert rows without keys and headers. Parameters: topic id, first offset, time, then the payloads."""
+    values = ",".join(f"(?1,?2+{row},?3,NULL,NULL,?{row + 4})" for row in range(rows))
+    return f"INSERT INTO messages VALUES {values}"
+
+
+@cache
+def insert_messages(rows: int) -> str:
+    """Insert whole rows. Parameters: topic id, first offset, time, then key, headers, payload of each row."""
+    values = ",".join(
+        f"(?1,?2+{row},?3,?{3 * row + 4},?{3 * row + 5},?{3 * row + 6})" for row in range(rows)
+    )
+    return f"INSERT INTO messages VALUES {values}"
+
+
+def blocks(rows: int) -> Iterator[tuple[int, int]]:
+    """Cut `rows` into (start, length): as many whole blocks as there are, then falling powers of two."""
+    start = 0
+    while rows - start >= BLOCK_ROWS:
+        yield start, BLOCK_ROWS
+        start += BLOCK_ROWS
+    length = BLOCK_ROWS // 2
+    while start < rows:
+        if rows - start >= length:
+            yield start, length
+            start += length
+        length //= 2
+
+
+def plan_inserts(
+    topic_id: int,
+    first_offset: int,
+    published_us: int,
+    keys: list[str | None] | None,
+    headers: list[str | None] | None,
+    payloads: list[bytes | None],
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The statements, with their parameters, that store a batch."""
+    count = len(payloads)
+    plain = keys is None and headers is None
+    for start, length in blocks(count):
+        head = (topic_id, first_offset + start, published_us)
+        part = payloads[start : start + length] if length < count else payloads
+        if plain:
+            yield insert_payloads(length), (*head, *part)
+        else:
+            key_part = keys[start : start + length] if keys else [None] * length
+            header_part = headers[start : start + length] if headers else [None] * length
+            cells = chain.from_iterable(zip(key_part, header_part, part, strict=True))
+            yield insert_messages(length), (*head, *cells)
+
+
+def batch_of(rows: list[tuple[int, int, str | None, str | None, bytes | None]]) -> Batch:
+    """Turn rows of `SELECT_ROWS`, at least one, into a batch; what all rows share is written once."""
+    offsets, times, keys, headers, payloads = map(list, zip(*rows, strict=True))
+    count = len(rows)
+    return Batch(
+        offsets[0],
+        None if offsets[-1] - offsets[0] + 1 == count else offsets,
+        times[0] if times[0] == times[-1] else times,  # times never fall within a topic
+        None if keys.count(None) == count else keys,
+        None if headers.count(None) == count else headers,
+        payloads,
+    )

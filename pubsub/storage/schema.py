@@ -1,0 +1,107 @@
+"""The tables of peer.db, under names that people read (docs/inspecting.md).
+
+This is the schema of the newest version; `migrations/` leads there from any older one, and a test demands that
+both give the same. Instants are integer microseconds UTC.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, Text, text
+
+HEAD_REVISION = "0001"
+"""Revision of this schema: the newest in migrations/versions."""
+
+PAGE_BYTES = 8192
+"""A page holds a message of up to 2,000 bytes whole in a WITHOUT ROWID table; at 4096 bytes 1 KiB would not fit."""
+
+metadata = MetaData()
+
+node = Table(
+    "node",
+    metadata,
+    Column("id", Text, primary_key=True),  # 32 hex digits, made with the data directory
+    Column("name", Text, nullable=False),
+    Column("starts", Integer, nullable=False),  # how often a peer has been started on it
+    Column("written_at", Integer, nullable=False),
+)
+
+topics = Table(
+    "topics",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("first_offset", Integer, nullable=False),
+    Column("next_offset", Integer, nullable=False),
+    Column("committed", Integer, nullable=False),
+    Column("policy", Text, nullable=False),  # JSON
+    Column("created_at", Integer, nullable=False),
+    Column("set_aside", Text),  # why the copy is kept but not served, or null
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("offset", Integer, primary_key=True, autoincrement=False),
+    Column("published_at", Integer, nullable=False),
+    Column("key", Text),
+    Column("headers", Text),  # a JSON object
+    Column("payload", LargeBinary),  # null only for a removed key
+    sqlite_with_rowid=False,
+)
+
+producers = Table(
+    "producers",
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("producer", Integer, primary_key=True, autoincrement=False),
+    Column("next_sequence", Integer, nullable=False),
+    Column("recent", Text, nullable=False),  # JSON [[sequence, messages, first offset], ...], newest last
+    Column("updated_at", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+_HEX = "hex(substr(payload, at, 4))"
+
+TOPIC_MESSAGES_VIEW = f"""
+CREATE VIEW topic_messages AS
+SELECT
+  topics.name AS topic,
+  messages.offset AS offset,
+  strftime('%Y-%m-%dT%H:%M:%S', messages.published_at / 1000000, 'unixepoch')
+    || printf('.%06dZ', messages.published_at % 1000000) AS published_at,
+  messages.key AS key,
+  messages.headers AS headers,
+  CASE
+    WHEN payload IS NULL THEN NULL
+    -- ASCII, by far the most common, needs no look at each character
+    WHEN instr(payload, x'00') = 0
+      AND CAST(payload AS TEXT) NOT GLOB '*[^' || char(1) || '-' || char(127) || ']*'
+      THEN CAST(payload AS TEXT)
+    -- RFC 3629, section 4: walk from character to character; whoever arrives at the end is UTF-8
+    WHEN (
+      WITH RECURSIVE walk(at) AS (
+        SELECT 1
+        UNION ALL
+        SELECT at + CASE
+          WHEN {_HEX} GLOB '[0-7]*' THEN 1
+          WHEN {_HEX} GLOB 'C[2-9A-F][89AB]*' OR {_HEX} GLOB 'D?[89AB]*' THEN 2
+          WHEN {_HEX} GLOB 'E0[AB]?[89AB]*' OR {_HEX} GLOB 'ED[89]?[89AB]*'
+            OR {_HEX} GLOB 'E[1-9A-CEF][89AB]?[89AB]*' THEN 3
+          WHEN {_HEX} GLOB 'F0[9AB]?[89AB]?[89AB]*' OR {_HEX} GLOB 'F[123][89AB]?[89AB]?[89AB]*'
+            OR {_HEX} GLOB 'F48?[89AB]?[89AB]*' THEN 4
+        END
+        FROM walk WHERE at <= length(payload)
+      )
+      SELECT max(at) = length(payload) + 1 AND count(*) = count(at) FROM walk
+    ) THEN CAST(payload AS TEXT)
+    ELSE payload
+  END AS payload
+FROM messages JOIN topics ON topics.id = messages.topic_id
+"""
+"""The view for people: names in place of ids, times as text, payloads as text where they are UTF-8."""
+
+create_view = text(TOPIC_MESSAGES_VIEW)

@@ -1,0 +1,345 @@
+"""A peer's storage as one object: opens the directory, holds the topics, appends, reads, creates and drops.
+
+Called in the event loop only; the threads behind it are those of `Writer` and `Reader`. Rules: `Topic` objects
+change after the commit that they describe; a store that cannot write says so in `fault`, keeps reading, and
+tries by itself until it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from pubsub.config import StorageSettings
+from pubsub.core.sequence import REMEMBERED_BATCHES
+from pubsub.errors import (
+    DamagedFileError,
+    DataDirectoryError,
+    PubsubError,
+    ReadOnlyError,
+    TopicNotFoundError,
+)
+from pubsub.protocol.messages import Batch, CopyState
+from pubsub.storage.database import writer_engine
+from pubsub.storage.directory import DATABASE, DirectoryLock, check_file
+from pubsub.storage.migrate import upgrade
+from pubsub.storage.reader import Reader
+from pubsub.storage.topic import Topic
+from pubsub.storage.writer import Append, Appended, Committed, Job, Writer
+
+log = logging.getLogger("pubsub.storage")
+
+DROP_ROWS = 5000
+"""Messages deleted in one transaction when a topic is dropped: short enough not to hold up publishes."""
+
+_DROPPED = "deleted"
+
+__all__ = ["REMEMBERED_BATCHES", "Append", "Appended", "Store"]
+
+
+class Store:
+    """The log of every topic that a peer holds. Made by `open`."""
+
+    def __init__(self, directory: Path, name: str, settings: StorageSettings) -> None:
+        self.directory = directory
+        self.name = name
+        self.settings = settings
+        self.node_id = ""
+        self.starts = 0
+        self.topics: dict[str, Topic] = {}
+        """The copies that are served, by topic name."""
+        self.by_id: dict[int, Topic] = {}
+        self.fault: str | None = None
+        """Why the file cannot be written to at the moment, or None."""
+        self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
+        """Called after each commit with what it added to a topic, in order."""
+        self.queued_bytes = 0
+        self._lock = DirectoryLock(directory)
+        self._waiting_for_room: list[Callable[[], None]] = []
+        self._probe: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(cls, directory: Path, name: str, settings: StorageSettings | None = None) -> Store:
+        """Take the data directory for the peer `name` and load what it holds.
+
+        Raises:
+            DataDirectoryError: it is in use, not writable, not a directory, or another peer's.
+            DamagedFileError, NewerSchemaError: its file is refused, and left as it is.
+        """
+        store = cls(directory, name, settings or StorageSettings())
+        await asyncio.to_thread(store._open)
+        engine = writer_engine(store.path)
+        store._engine = engine
+        store._writer = Writer(engine, store.path, store.settings, store._committed)
+        store._reader = Reader(store.path, store.settings)
+        for topic in [t for t in store.by_id.values() if t.set_aside == _DROPPED]:
+            store._purge(topic.id)
+        return store
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+        return self.directory / DATABASE
+
+    @property
+    def incarnation(self) -> str:
+        """Names this start of this data directory."""
+        return f"{self.node_id}.{self.starts}"
+
+    def _open(self) -> None:
+        self._lock.acquire()
+        try:
+            check_file(self.path, self.settings.quick_check_bytes)
+            upgrade(self.path)
+            engine = writer_engine(self.path)
+            try:
+                with engine.begin() as connection:
+                    self._identify(connection)
+                    self._load(connection)
+            finally:
+                engine.dispose()
+        except DBAPIError as error:
+            self._lock.release()
+            raise self._cannot_open(error) from error
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _cannot_open(self, error: DBAPIError) -> PubsubError:
+        reason = str(error.orig)
+        if "malformed" in reason or "not a database" in reason:
+            return DamagedFileError(f"{self.path} is damaged: {reason}. It was left as it is")
+        return DataDirectoryError(f"cannot use {self.path}: {reason}")
+
+    def _identify(self, connection: Connection) -> None:
+        row = connection.exec_driver_sql("SELECT id, name, starts FROM node").one_or_none()
+        now_us = time.time_ns() // 1000
+        if row is None:
+            self.node_id, self.starts = secrets.token_hex(16), 1
+            connection.exec_driver_sql(
+                "INSERT INTO node VALUES (?, ?, ?, ?)", (self.node_id, self.name, 1, now_us)
+            )
+            return
+        if row[1] != self.name:
+            raise DataDirectoryError(
+                f"the data directory {self.directory} belongs to peer {row[1]}, not {self.name}: "
+                f"start it as {row[1]} or give another with --data"
+            )
+        self.node_id, self.starts = row[0], row[2] + 1
+        connection.exec_driver_sql("UPDATE node SET starts = ?, written_at = ?", (self.starts, now_us))
+        forgotten_us = now_us - self.settings.producer_days * 86_400 * 1_000_000
+        connection.exec_driver_sql("DELETE FROM producers WHERE updated_at < ?", (forgotten_us,))
+
+    def _load(self, connection: Connection) -> None:
+        for row in connection.exec_driver_sql(
+            "SELECT id, name, role, owner, epoch, first_offset, next_offset, committed, policy, created_at, "
+            "set_aside FROM topics"
+        ):
+            values = dict(row._mapping)
+            values["policy"] = msgspec.json.decode(values["policy"])
+            values["created_us"] = values.pop("created_at")
+            self._hold(Topic(**values))
+
+    def _hold(self, topic: Topic) -> None:
+        self.by_id[topic.id] = topic
+        if topic.set_aside is None:
+            self.topics[topic.name] = topic
+
+    # Appending
+
+    def append(self, append: Append) -> None:
+        """Add messages to a topic; `append.done` is called once they are on disk, or could not be stored."""
+        self.queued_bytes += append.size_bytes
+        self._writer.submit(append)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for a commit that no more should be taken in."""
+        return self.queued_bytes > self.settings.queue_bytes
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once there is room again."""
+        self._waiting_for_room.append(callback)
+
+    def _committed(self, outcome: Committed) -> None:
+        self._set_fault(outcome.fault)
+        for appended in outcome.appended:
+            topic = self.by_id.get(appended.topic_id)
+            if topic is not None:
+                topic.next_offset = topic.committed = appended.first_offset + len(appended.payloads)
+                self.on_append(topic, appended)
+        for append, first_offset, duplicate, error in outcome.answers:
+            self.queued_bytes -= append.size_bytes
+            append.done(first_offset, duplicate, error)
+        if self._waiting_for_room and not self.full:
+            waiting, self._waiting_for_room = self._waiting_for_room, []
+            for callback in waiting:
+                callback()
+
+    def _set_fault(self, fault: str | None) -> None:
+        if fault is not None and self.fault is None:
+            log.error("%s is read-only: %s", self.directory, fault)
+        elif fault is None and self.fault is not None:
+            log.warning("%s can be written to again", self.directory)
+        self.fault = fault
+        if fault is not None and self._probe is None and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._probe = loop.call_later(self.settings.probe_seconds, self._try_to_write)
+
+    def _try_to_write(self) -> None:
+        """See whether the disk takes anything again, so that an idle topic is not called read-only for ever."""
+        self._probe = None
+
+        def tried(_: Any, error: PubsubError | None) -> None:
+            self._set_fault(error.message if isinstance(error, ReadOnlyError) else None)
+
+        now_us = time.time_ns() // 1000
+        self._writer.submit(
+            Job(lambda c: c.exec_driver_sql("UPDATE node SET written_at = ?", (now_us,)).close(), tried)
+        )
+
+    # Reading
+
+    async def read(self, topic: Topic, start: int, limit: int) -> Batch | None:
+        """Committed messages from offset `start` on: at most `limit`, in one bounded chunk; None at the end.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        limit = min(limit, self.settings.read_messages)
+        return await self._reader.read(topic.id, start, topic.committed, limit, self.settings.read_bytes)
+
+    async def offset_at(self, topic: Topic, at_us: int) -> int:
+        """The offset of the first message published at or after `at_us`; the next offset if there is none."""
+        return await self._reader.offset_at(topic.id, at_us, topic.first_offset, topic.committed)
+
+    # Topics
+
+    def topic(self, name: str, topic_id: int = 0) -> Topic:
+        """The topic that is served under this name; with an id, only if it is that one.
+
+        Raises:
+            TopicNotFoundError: this peer does not hold it.
+        """
+        topic = self.topics.get(name)
+        if topic is None:
+            raise TopicNotFoundError(f"peer {self.name} holds no topic {name}")
+        if topic_id and topic.id != topic_id:
+            raise TopicNotFoundError(f"topic {name} was deleted and created anew; look it up again", id=topic.id)
+        return topic
+
+    async def create(self, copy: CopyState) -> Topic:
+        """Hold a new, empty topic; one with the same id that is there already is left as it is.
+
+        Raises:
+            ReadOnlyError: the file cannot be written to.
+        """
+        held = self.by_id.get(copy.id)
+        if held is not None:
+            return held
+        topic = Topic(
+            id=copy.id,
+            name=copy.topic,
+            role=copy.role,
+            owner=copy.owner,
+            epoch=copy.epoch,
+            first_offset=0,
+            next_offset=0,
+            committed=0,
+            policy=copy.policy,
+            created_us=copy.created_us,
+        )
+        policy = msgspec.json.encode(copy.policy).decode()
+
+        def insert(connection: Connection) -> None:
+            connection.exec_driver_sql(
+                "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL)",
+                (topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
+            )
+
+        await self._change(insert)
+        return self.by_id.get(copy.id) or self._held(topic)
+
+    def _held(self, topic: Topic) -> Topic:
+        self._hold(topic)
+        return topic
+
+    async def set_aside(self, topic: Topic, why: str) -> None:
+        """Keep the rows of a topic but serve it no more."""
+        await self._change(
+            lambda c: c.exec_driver_sql("UPDATE topics SET set_aside = ? WHERE id = ?", (why, topic.id)).close()
+        )
+        topic.set_aside = why
+        if self.topics.get(topic.name) is topic:
+            del self.topics[topic.name]
+
+    async def drop(self, topic: Topic) -> None:
+        """Serve a topic no more and delete its rows: the topic is gone on return, its rows little by little."""
+        await self.set_aside(topic, _DROPPED)
+        self._purge(topic.id)
+
+    def _purge(self, topic_id: int) -> None:
+        """Delete a part of a dropped topic's rows, then the next part, until the topic itself can go."""
+
+        def delete(connection: Connection) -> bool:
+            arguments = (topic_id, topic_id, DROP_ROWS)
+            gone = connection.exec_driver_sql(
+                "DELETE FROM messages WHERE topic_id = ? AND offset <= (SELECT offset FROM messages "
+                "WHERE topic_id = ? ORDER BY offset LIMIT 1 OFFSET ?)",
+                arguments,
+            ).rowcount
+            if gone:
+                return False
+            connection.exec_driver_sql("DELETE FROM messages WHERE topic_id = ?", (topic_id,))
+            connection.exec_driver_sql("DELETE FROM producers WHERE topic_id = ?", (topic_id,))
+            connection.exec_driver_sql("DELETE FROM topics WHERE id = ?", (topic_id,))
+            connection.exec_driver_sql("PRAGMA incremental_vacuum(2000)")
+            return True
+
+        def deleted(finished: bool | None, error: PubsubError | None) -> None:
+            if error is not None:
+                log.warning("deleting rows of topic %d goes on at the next start: %s", topic_id, error)
+            elif finished:
+                self.by_id.pop(topic_id, None)
+            elif not self._closed:
+                self._purge(topic_id)
+
+        self._writer.submit(Job(delete, deleted))
+
+    async def _change(self, change: Callable[[Connection], Any]) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answer(result: Any, error: PubsubError | None) -> None:
+            if isinstance(error, ReadOnlyError):
+                self._set_fault(error.message)
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self._writer.submit(Job(change, answer))
+        return await done
+
+    async def close(self) -> None:
+        """Finish what was submitted, copy the write-ahead log into the file, let go of the directory. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._probe is not None:
+            self._probe.cancel()
+        await self._writer.stop()
+        await asyncio.to_thread(self._reader.close)
+        self._engine.dispose()
+        self._lock.release()
