@@ -301,13 +301,13 @@ class Registered(msgspec.Struct, array_like=True, tag=51, frozen=True, kw_only=T
 
 
 class Heartbeat(msgspec.Struct, array_like=True, tag=52, frozen=True, kw_only=True):
-    """I live. `subscribers`: topic -> subscription -> where it comes from and since when."""
+    """I live. `subscribers`: topic -> name of a subscription that I serve -> since when, microseconds UTC."""
 
     id: int
     name: str
     incarnation: str
     load: dict[str, float]
-    subscribers: dict[str, dict[str, str]] | None = None
+    subscribers: dict[str, dict[str, int]] | None = None
 
 
 class HeartbeatReply(msgspec.Struct, array_like=True, tag=53, frozen=True):
