@@ -1,7 +1,7 @@
 """The one door to Redis: runs commands in pipelines, bounded in time, size and number.
 
 Its rules: whatever goes wrong on the way becomes RegistryUnavailableError here and nowhere else. A script
-that the server forgot (restart, SCRIPT FLUSH) is loaded again and run. After a connection failed, calls fail at
+that the server forgot (restart, SCRIPT FLUSH) is sent once more, as text. After a connection failed, calls fail at
 once for a moment that grows from one failure to the next (backoff), so that an unreachable server costs its
 callers seconds once and not each time.
 """
@@ -28,7 +28,7 @@ from redis.exceptions import (
 
 from pubsub.errors import RegistryUnavailableError
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient
-from pubsub.registry.scripts import SCRIPTS
+from pubsub.registry.scripts import with_text
 
 Command = tuple[str | int, ...]
 
@@ -36,10 +36,10 @@ REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """All that redis-py raises when it cannot get an answer."""
 _LOST = (RedisConnectionError, RedisTimeoutError, RedisClusterException, OSError, TimeoutError)
 
+PIPELINE_COMMANDS = 500
+"""Commands in one pipeline; bounds the memory that it takes and for how long Redis serves nobody else."""
 _PIPELINES = 8
 """Pipelines under way at once; as many connections are open. More would only queue up inside Redis."""
-_COMMANDS = 500
-"""Commands in one pipeline; bounds the memory that it takes and for how long Redis serves nobody else."""
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MOST_SECONDS = 1.0
 
@@ -47,10 +47,17 @@ _BACKOFF_MOST_SECONDS = 1.0
 class Commands:
     """Runs commands on a client that somebody else opens and closes."""
 
-    def __init__(self, client: RedisClient, where: str, reply_seconds: float = REPLY_SECONDS) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        where: str,
+        reply_seconds: float = REPLY_SECONDS,
+        pipeline_commands: int = PIPELINE_COMMANDS,
+    ) -> None:
         self._client = client
         self._where = where
         self._reply_seconds = reply_seconds
+        self._pipeline_commands = pipeline_commands
         self._turn = asyncio.Semaphore(_PIPELINES)
         self._pause_seconds = 0.0
         self._failing_until = 0.0
@@ -66,8 +73,11 @@ class Commands:
         """
         queue = list(commands)
         replies: list[Any] = []
-        for first in range(0, len(queue), _COMMANDS):
-            replies += await self._run_pipeline(queue[first : first + _COMMANDS])
+        for first in range(0, len(queue), self._pipeline_commands):
+            replies += await self._run_pipeline(queue[first : first + self._pipeline_commands])
+            await asyncio.sleep(
+                0
+            )  # the embedded registry answers without waiting: let others have their turn
         return replies
 
     def unavailable(self, error: BaseException | str) -> RegistryUnavailableError:
@@ -105,9 +115,7 @@ class Commands:
             replies = await self._round_trip(commands)
         forgotten = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
-            for script in SCRIPTS:
-                await self._client.script_load(script.text)
-            again = await self._round_trip([commands[place] for place in forgotten])
+            again = await self._round_trip([with_text(commands[place]) for place in forgotten])
             for place, reply in zip(forgotten, again, strict=True):
                 replies[place] = reply
         for reply in replies:

@@ -18,6 +18,9 @@ from pubsub.model import Address, parse_address
 from pubsub.registry.connections import client_options
 from pubsub.registry.redis import RedisRegistry
 
+_PIPELINE_COMMANDS = 50
+"""A script takes it about 0.2 ms, during which the event loop stands still: so for 10 ms at a time at most."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +71,7 @@ class EmbeddedRegistry(RedisRegistry):
         self._thread.start()
         client = FakeAsyncRedis(server=self._server.fake_server, **client_options())
         self._closing.push_async_callback(client.aclose)
-        self._use(client)
+        self._use(client, _PIPELINE_COMMANDS)
 
     async def close(self) -> None:
         await super().close()

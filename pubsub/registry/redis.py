@@ -18,7 +18,7 @@ import msgspec
 from pubsub.config import DEFAULT_NAMESPACE
 from pubsub.errors import ClosedError, RegistryUnavailableError, SettingsError
 from pubsub.registry import scripts
-from pubsub.registry.commands import Command, Commands
+from pubsub.registry.commands import PIPELINE_COMMANDS, Command, Commands
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient, make_client
 from pubsub.registry.events import watch_events
 from pubsub.registry.interface import (
@@ -87,9 +87,9 @@ class RedisRegistry(Registry):
         except (ValueError, OSError) as error:  # such as a certificate file that is not there
             raise SettingsError(f"the registry URL {self.where} cannot be used: {error}") from error
 
-    def _use(self, client: RedisClient) -> None:
+    def _use(self, client: RedisClient, pipeline_commands: int = PIPELINE_COMMANDS) -> None:
         self._client = client
-        self._commands = Commands(client, self.where, self._reply_seconds)
+        self._commands = Commands(client, self.where, self._reply_seconds, pipeline_commands)
 
     async def close(self) -> None:
         self._client = self._commands = None

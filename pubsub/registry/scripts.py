@@ -1,6 +1,7 @@
 """The Lua scripts, each in a file of its own that begins by documenting the key that it touches.
 
-Each touches one key, so that Redis Cluster can run it. They are sent by their digest (EVALSHA).
+Each touches one key, so that Redis Cluster can run it. They are sent by their digest (EVALSHA), and as a
+whole (EVAL) to a server that does not know them yet.
 """
 
 from __future__ import annotations
@@ -35,12 +36,20 @@ COMPARE_AND_SET_TOPIC = _read("compare_and_set_topic")
 ANNOUNCE_COPIES = _read("announce_copies")
 REPORT_SUBSCRIBERS = _read("report_subscribers")
 
-SCRIPTS = (
-    BEGIN_GENERATION,
-    REGISTER_PEER,
-    HEARTBEAT,
-    REMOVE_PEER,
-    COMPARE_AND_SET_TOPIC,
-    ANNOUNCE_COPIES,
-    REPORT_SUBSCRIBERS,
-)
+_TEXTS = {
+    script.sha: script.text
+    for script in (
+        BEGIN_GENERATION,
+        REGISTER_PEER,
+        HEARTBEAT,
+        REMOVE_PEER,
+        COMPARE_AND_SET_TOPIC,
+        ANNOUNCE_COPIES,
+        REPORT_SUBSCRIBERS,
+    )
+}
+
+
+def with_text(command: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Turn a command that runs a script by its digest into one that sends it whole, and so loads it too."""
+    return ("EVAL", _TEXTS[str(command[1])], *command[2:])
