@@ -75,36 +75,26 @@ class Commands:
         replies: list[Any] = []
         for first in range(0, len(queue), self._pipeline_commands):
             replies += await self._run_pipeline(queue[first : first + self._pipeline_commands])
-            await asyncio.sleep(
-                0
-            )  # the embedded registry answers without waiting: let others have their turn
+            # The embedded registry answers without ever waiting: let others have their turn.
+            await asyncio.sleep(0)
         return replies
-
-    def unavailable(self, error: BaseException | str) -> RegistryUnavailableError:
-        """Make the error that users see."""
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        if isinstance(error, TimeoutError):
-            reason = f"no reply within {self._reply_seconds:g} seconds"
-        return RegistryUnavailableError(
-            f"the registry at {self._where} does not answer ({reason}); it is tried again when needed",
-            registry=self._where,
-        )
 
     async def _run_pipeline(self, commands: list[Command]) -> list[Any]:
         now = asyncio.get_running_loop().time
         if now() < self._failing_until:
-            raise self.unavailable(self._failure)
+            raise self._unavailable(self._failure)
         try:
             async with asyncio.timeout(self._reply_seconds), self._turn:
                 replies = await self._send(commands)
         except REDIS_ERRORS as error:
+            reason = self._reason(error)
             if isinstance(error, _LOST) and now() >= self._failing_until:
                 self._pause_seconds = min(
                     max(2 * self._pause_seconds, _BACKOFF_FIRST_SECONDS), _BACKOFF_MOST_SECONDS
                 )
                 self._failing_until = now() + self._pause_seconds * random.uniform(0.5, 1.0)
-                self._failure = str(error) or type(error).__name__
-            raise self.unavailable(error) from error
+                self._failure = reason
+            raise self._unavailable(reason) from error
         self._pause_seconds = 0.0
         return replies
 
@@ -128,3 +118,14 @@ class Commands:
         for command in commands:
             pipeline.execute_command(*command)
         return await pipeline.execute(raise_on_error=False)
+
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no reply within {self._reply_seconds:g} seconds"
+        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+    def _unavailable(self, reason: str) -> RegistryUnavailableError:
+        return RegistryUnavailableError(
+            f"the registry at {self._where} is unavailable ({reason}); it is tried again when needed",
+            registry=self._where,
+        )

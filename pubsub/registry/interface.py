@@ -182,7 +182,8 @@ class Registry(ABC):
     async def restore_topics(self, records: Sequence[TopicRecord]) -> list[CasResult]:
         """Create those that are absent, and make sure that all are listed; `current` tells what holds now.
 
-        This is what an announcement does, so it also heals whatever an index left half done when it died.
+        This is what an announcement does, so it also heals whatever an index left half done when it died. Ask
+        `buried` first: what was deleted must not be restored.
         """
 
     @abstractmethod
@@ -239,4 +240,5 @@ class Registry(ABC):
 
         The first is a "resync", sent when events have begun to flow: read the state after it and nothing is
         missed. Another one comes after each interruption, however long the server was away.
+        The same change told twice in a row may be given once. Close the iterator (contextlib.aclosing) when done.
         """
