@@ -33,6 +33,7 @@ the thing and the way out. A client retries what is retriable, with jittered bac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -49,6 +50,8 @@ class PubsubError(Exception):
         super().__init__(message)
         self.message = message
         self.data: dict[str, Any] = data
+        self.acknowledged: Sequence[int] = ()
+        """Set by `publish_many`: the offsets of the messages of that call that are stored all the same."""
 
     def __str__(self) -> str:
         return self.message
@@ -73,10 +76,7 @@ class InvalidRequestError(PubsubError):
 
 
 class MessageTooLargeError(InvalidRequestError):
-    """A message is over the limit that the message names.
-
-    Raised by `publish_many` it has `acknowledged` (the offsets stored before it) and `data["index"]`.
-    """
+    """A message is over the limit that the text names (data: limit_bytes, and index within `publish_many`)."""
 
     code = "message_too_large"
 

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from pubsub.config import Limits
 from pubsub.errors import ConnectionLostError, ProtocolError, PubsubError
@@ -123,8 +124,7 @@ class Connection(asyncio.Protocol):
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
         self.open = True
         transport.set_write_buffer_limits(high=self.limits.write_buffer_bytes)
         peername = transport.get_extra_info("peername")

@@ -49,6 +49,8 @@ class ServerConnection(Connection):
         super().__init__(server.limits)
         self.greeting: m.Hello | None = None
         """What the other end said of itself."""
+        self.when_writable: Callable[[], None] = lambda: None
+        """Called when the other end reads again; set by whoever pushes frames."""
         self._server = server
         self._backlog: deque[m.Frame] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -117,6 +119,7 @@ class ServerConnection(Connection):
 
     def on_writable(self) -> None:
         self._run_backlog()
+        self.when_writable()
 
     def on_lost(self) -> None:
         self._server.connections.discard(self)

@@ -239,12 +239,16 @@ class PeerList(msgspec.Struct, array_like=True, tag=34, frozen=True):
 
 
 class CreateTopic(msgspec.Struct, array_like=True, tag=35, frozen=True, kw_only=True):
-    """Create a topic on the peer `on`, or on the least loaded one that is alive."""
+    """Create a topic on the peer `on`, or on the least loaded one that is alive.
+
+    `topic_id` is chosen by who asks (0: by the index), so that asking again after a lost answer succeeds.
+    """
 
     id: int
     topic: str
     on: str | None = None
     policy: dict[str, Any] = {}
+    topic_id: int = 0
 
 
 class DeleteTopic(msgspec.Struct, array_like=True, tag=36, frozen=True):

@@ -1,0 +1,429 @@
+"""`Client`: every verb that an application has, over connections that are opened when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from pubsub.client.directory import Directory
+from pubsub.client.lane import Lane, Waiter
+from pubsub.client.outgoing import Outgoing, as_payload, check_key, check_size, cut_batches, message_columns
+from pubsub.client.routes import Routes, topics_in
+from pubsub.client.subscription import REQUEST_SECONDS, Start, Subscription, messages_of, start_fields
+from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
+from pubsub.errors import (
+    ClosedError,
+    InvalidRequestError,
+    PubsubError,
+    RemoteProtocolError,
+    TimeoutExpiredError,
+    TopicNotFoundError,
+)
+from pubsub.model import (
+    Change,
+    Message,
+    Offsets,
+    PeerInfo,
+    TopicInfo,
+    check_pattern,
+    check_peer_name,
+    check_topic_name,
+    parse_addresses,
+)
+from pubsub.net.backoff import Backoff
+from pubsub.net.pool import LinkPool
+from pubsub.protocol import messages as m
+from pubsub.protocol.batch import encode_headers
+from pubsub.protocol.handshake import hello
+
+log = logging.getLogger("pubsub.client")
+
+DRAIN_SECONDS = 5.0
+"""How long closing waits for what has been published but not yet acknowledged."""
+
+CHANGES_HELD = 1000
+"""Changes that a watcher may leave untaken; beyond it they are replaced by one "resync"."""
+
+
+class Client:
+    """Publishes to and reads from topics; hosts none itself.
+
+    Use it as `async with pubsub.Client("127.0.0.1:7470") as client:`. It belongs to the event loop that it is
+    entered in; its calls may be made by any number of tasks at once.
+
+    Args:
+        index: The address of an index or of any peer, or several (a list, or separated by commas): when one
+            does not answer the next is asked.
+        relay: Publish and query through the index, for where the peers cannot be reached. Slower.
+        timeout_seconds: How long a call is retried before it raises.
+    """
+
+    def __init__(
+        self,
+        index: str | Sequence[str] = DEFAULT_INDEX,
+        *,
+        relay: bool = False,
+        timeout_seconds: float | None = None,
+        settings: ClientSettings | None = None,
+        limits: Limits | None = None,
+        name: str = "",
+    ) -> None:
+        self._addresses = parse_addresses(index)
+        settings = settings or ClientSettings()
+        if timeout_seconds is not None:
+            settings = msgspec.structs.replace(settings, timeout_seconds=timeout_seconds)
+            settings.__post_init__()
+        self._settings = settings
+        self._limits = limits or Limits()
+        self._relay = relay
+        self._name = name
+        self._lanes: dict[str, Lane] = {}
+        self._subscriptions: set[Subscription] = set()
+        self._opened = False
+        self._closed = False
+
+    async def open(self) -> None:
+        """Get ready; needs no server to be there. `async with` calls it."""
+        if self._closed:
+            raise ClosedError("the client has been closed; make a new one")
+        if not self._opened:
+            self._opened = True
+            greeting = hello("client", self._name)
+            self._directory = Directory(self._addresses, greeting, self._limits, self._settings)
+            self._pool = LinkPool(greeting, self._limits, self._settings.connect_seconds)
+            self._routes = Routes(self._directory, self._pool, self._relay)
+
+    async def close(self) -> None:
+        """Let what was published be acknowledged, end subscriptions, close connections. Idempotent."""
+        if self._closed or not self._opened:
+            self._closed = True
+            return
+        self._closed = True
+        await asyncio.gather(*(subscription.close() for subscription in list(self._subscriptions)))
+        await asyncio.gather(*(lane.close(DRAIN_SECONDS) for lane in self._lanes.values()))
+        await self._pool.close()
+        await self._directory.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the client has been closed")
+        if not self._opened:
+            raise ClosedError("the client is not open yet: use it as `async with pubsub.Client(...) as client:`")
+
+    # Publishing
+
+    async def publish(
+        self, topic: str, payload: Outgoing, *, key: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> int:
+        """Store one message and return its offset. It is on disk when this returns.
+
+        Calls made at the same time share a batch, so many of them at once are cheap. A retry after a lost
+        connection never stores the message twice.
+
+        Raises:
+            MessageTooLargeError, InvalidRequestError: nothing was sent.
+            TopicNotFoundError: there is no such topic.
+            TimeoutExpiredError: not acknowledged in time; its text says whether it may have been stored.
+        """
+        lane = self._lanes.get(topic) or self._lane(topic)
+        headers_text = encode_headers(headers) if headers else None
+        if type(payload) is not bytes or key is not None:
+            payload, key, headers_text = message_columns(payload, check_key(key), headers_text)
+        size_bytes = len(payload) + len(key or "") + len(headers_text or "")
+        check_size(size_bytes, self._limits.message_bytes)
+        if lane.full:
+            await lane.room()
+        return await lane.add(payload, key, headers_text, size_bytes)
+
+    async def publish_many(
+        self,
+        topic: str,
+        messages: Iterable[Outgoing] | AsyncIterable[Outgoing],
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Offsets:
+        """Store messages in their order and return their offsets. All are on disk when this returns.
+
+        Any iterable or async iterable will do, also an endless one: it is read no faster than the owner
+        stores. Items are payloads or `NewMessage`; `key` and `headers` hold for those that have none.
+
+        Raises:
+            PubsubError: one failed; no more are read. `acknowledged` of the error holds the offsets of those
+                that are stored, `data["index"]` which message it was, where it was one.
+        """
+        lane = self._lanes.get(topic) or self._lane(topic)
+        offsets = Offsets()
+        waiting: deque[tuple[Waiter, int]] = deque()
+        try:
+            async with aclosing(self._send_all(lane, messages, key, headers)) as sent:
+                async for waiter, count in sent:
+                    waiting.append((waiter, count))
+                    while waiting and waiting[0][0].done():
+                        _take(waiting, offsets)
+            while waiting:
+                await waiting[0][0]
+                _take(waiting, offsets)
+        except BaseException as error:
+            settled = await _settle(waiting, offsets, cancelled=not isinstance(error, PubsubError))
+            if isinstance(error, PubsubError):
+                error.acknowledged = settled
+            raise
+        return offsets
+
+    async def _send_all(
+        self,
+        lane: Lane,
+        messages: Iterable[Outgoing] | AsyncIterable[Outgoing],
+        key: str | None,
+        headers: Mapping[str, str] | None,
+    ) -> AsyncGenerator[tuple[Waiter, int], None]:
+        if isinstance(messages, AsyncIterable):
+            key, text = check_key(key), encode_headers(headers)
+            index = 0
+            async for message in messages:
+                payload, own_key, own_headers = message_columns(message, key, text)
+                size_bytes = len(payload) + len(own_key or "") + len(own_headers or "")
+                check_size(size_bytes, self._limits.message_bytes, index)
+                await lane.room()
+                yield lane.add(payload, own_key, own_headers, size_bytes), 1
+                index += 1
+            return
+        if isinstance(messages, bytes | bytearray | memoryview | str):
+            raise InvalidRequestError("publish_many takes several payloads, such as a list; for one use publish")
+        for columns in cut_batches(messages, key, headers, self._limits):
+            await lane.room()
+            yield lane.add_batch(*columns), len(columns.payloads)
+
+    def _lane(self, topic: str) -> Lane:
+        self._check_open()
+        check_topic_name(topic)
+        lane = self._lanes[topic] = Lane(topic, self._routes, self._settings, self._limits)
+        return lane
+
+    # Reading
+
+    def subscribe(
+        self, topic: str, *, start: Start = "latest", reconnect_seconds: float | None = None
+    ) -> Subscription:
+        """An ordered read of a topic, for `async with … as messages: async for message in messages`.
+
+        Once entered, every message published from then on is seen; with `start` also older ones. It goes on
+        at the next offset after a restart of the owner or the index.
+
+        Args:
+            start: "latest", "earliest", an offset, or an aware datetime: the first message published then
+                or later.
+            reconnect_seconds: Give up when the owner cannot be reached for so long; None: never.
+
+        Raises:
+            ClosedError, InvalidNameError, InvalidRequestError: at once; others when it is entered.
+        """
+        self._check_open()
+        check_topic_name(topic)
+        if self._relay:
+            raise InvalidRequestError("a client that goes through the index (relay) can publish and query only")
+        subscription = Subscription(topic, start, self._routes, self._settings, reconnect_seconds, self._name)
+        self._subscriptions = {s for s in self._subscriptions if not s._closed} | {subscription}
+        return subscription
+
+    async def query(self, topic: str, *, start: Start = "earliest", limit: int = 100) -> list[Message]:
+        """Read up to `limit` messages that are there now, from `start` on.
+
+        Raises:
+            OffsetOutOfRangeError: the start lies before the first kept offset or beyond the next one.
+            TopicNotFoundError: there is no such topic.
+            TimeoutExpiredError or the last retriable error: the owner could not be reached in time.
+        """
+        self._check_open()
+        check_topic_name(topic)
+        if not isinstance(limit, int) or limit < 1:
+            raise InvalidRequestError(f"a limit is a number from 1 on, not {limit!r}")
+        position, at_us = start_fields(start)
+        found: list[Message] = []
+        topic_id = 0
+        while len(found) < limit:
+            reply = await self._query(topic, topic_id, position, at_us, limit - len(found))
+            if reply.batch is None:
+                break
+            found += messages_of(topic, reply.batch)
+            topic_id, position = reply.topic_id, reply.position
+            if position >= reply.next_offset:
+                break
+        return found
+
+    async def _query(self, topic: str, topic_id: int, start: int, at_us: int, limit: int) -> m.QueryResult:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.timeout_seconds
+        backoff = Backoff(self._settings.backoff_first_seconds, self._settings.backoff_most_seconds)
+        while True:
+            try:
+                route = await self._routes.find(topic, deadline - loop.time())
+                link = await self._routes.link(route)
+                query = m.Query(
+                    id=link.next_id(),
+                    topic=topic,
+                    topic_id=topic_id or route.topic_id,
+                    start=start,
+                    at_us=at_us,
+                    limit=limit,
+                )
+                reply = await link.request(query, max(0.1, min(REQUEST_SECONDS, deadline - loop.time())))
+                if isinstance(reply, m.QueryResult):
+                    return reply
+                raise RemoteProtocolError(f"unexpected reply to query: {type(reply).__name__}")
+            except PubsubError as error:
+                self._routes.forget(topic)
+                moved = isinstance(error, TopicNotFoundError) and "id" in error.data and not topic_id
+                retriable = error.retriable or moved or isinstance(error, TimeoutExpiredError)
+                pause = backoff.next_seconds()
+                if not retriable or loop.time() + pause >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+
+    # Topics and peers
+
+    async def create_topic(
+        self, topic: str, *, on: str | None = None, policy: Mapping[str, Any] | None = None
+    ) -> TopicInfo:
+        """Create a topic on the peer `on`, or on the least loaded one that is alive.
+
+        Raises:
+            TopicExistsError: there is one of this name.
+            PeerNotFoundError: there is no such peer, or it is not alive.
+        """
+        self._check_open()
+        check_topic_name(topic)
+        if on is not None:
+            check_peer_name(on)
+        topic_id = secrets.randbits(53) | 1  # chosen here, so that a retry is not taken for somebody else's
+        replies = await self._directory.request(
+            lambda request: m.CreateTopic(
+                id=request, topic=topic, on=on, policy=dict(policy or {}), topic_id=topic_id
+            )
+        )
+        self._routes.forget(topic)
+        return topics_in(replies)[0]
+
+    async def delete_topic(self, topic: str) -> str:
+        """Delete a topic with its messages. Returns a note for people, empty when there is nothing to say.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+        """
+        self._check_open()
+        check_topic_name(topic)
+        replies = await self._directory.request(lambda request: m.DeleteTopic(request, topic))
+        self._routes.forget(topic)
+        return replies[-1].note if isinstance(replies[-1], m.Done) else ""
+
+    async def topics(self, pattern: str = ">") -> list[TopicInfo]:
+        """The topics that match a pattern (`*` for one part, a trailing `>` for the rest), by name."""
+        self._check_open()
+        check_pattern(pattern)
+        return topics_in(await self._directory.request(lambda request: m.Topics(request, pattern)))
+
+    async def topic(self, topic: str) -> TopicInfo:
+        """One topic.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+        """
+        self._check_open()
+        check_topic_name(topic)
+        found = topics_in(await self._directory.request(lambda request: m.Topics(request, topic)))
+        if not found:
+            raise TopicNotFoundError(f"no topic {topic}; create it with: pubsub topic create {topic}")
+        return found[0]
+
+    async def peers(self) -> list[PeerInfo]:
+        """The peers that have registered and not said goodbye, by name."""
+        self._check_open()
+        reply = (await self._directory.request(m.Peers))[-1]
+        return reply.peers if isinstance(reply, m.PeerList) else []
+
+    async def status(self) -> dict[str, Any]:
+        """What the server that this client is connected to, an index or a peer, says of itself."""
+        self._check_open()
+        reply = (await self._directory.request(m.Status))[-1]
+        return reply.fields if isinstance(reply, m.StatusReport) else {}
+
+    async def watch(self, pattern: str = ">") -> AsyncGenerator[Change, None]:
+        """Changes as they happen: topics that match `pattern` created, moved, deleted, and peers coming and going.
+
+        Never ends. The first is a "resync", and so is one after each interruption: changes may have been
+        missed before it, none after.
+        """
+        self._check_open()
+        check_pattern(pattern)
+        backoff = Backoff(self._settings.backoff_first_seconds, self._settings.backoff_most_seconds)
+        while not self._closed:
+            try:
+                link = await self._directory.link()
+                request = link.next_id()
+                changes: deque[dict[str, Any]] = deque()
+                news = asyncio.Event()
+
+                def take(frame: m.Changes, changes: deque[dict[str, Any]] = changes, news: asyncio.Event = news) -> None:
+                    if len(changes) > CHANGES_HELD:
+                        changes.clear()
+                        changes.append({"kind": "resync"})
+                    changes.extend(frame.changes)
+                    news.set()
+
+                link.watchers[request] = take
+                link.when_lost(news.set)
+                try:
+                    await link.request(m.Watch(request, pattern), REQUEST_SECONDS)
+                    backoff.reset()
+                    yield Change(kind="resync")
+                    while link.open:
+                        while changes:
+                            yield msgspec.convert(changes.popleft(), Change)
+                        news.clear()
+                        if link.open:
+                            await news.wait()
+                finally:
+                    link.watchers.pop(request, None)
+                    link.forget_when_lost(news.set)
+            except PubsubError as error:
+                if not error.retriable and not isinstance(error, TimeoutExpiredError):
+                    raise
+            await asyncio.sleep(backoff.next_seconds())
+
+
+def _take(waiting: deque[tuple[Waiter, int]], offsets: Offsets) -> None:
+    waiter, count = waiting[0]
+    first = waiter.result()
+    waiting.popleft()
+    offsets._add(range(first, first + count))
+
+
+async def _settle(waiting: deque[tuple[Waiter, int]], offsets: Offsets, cancelled: bool) -> Offsets:
+    """After a failure: wait for the answers that are due (unless cancelled), and count what was stored."""
+    waiters = [waiter for waiter, _ in waiting]
+    if not cancelled and waiters:
+        await asyncio.wait(waiters)
+    for waiter, count in waiting:
+        if not waiter.done():
+            waiter.cancel()
+        elif not waiter.cancelled() and waiter.exception() is None:
+            offsets._add(range(waiter.result(), waiter.result() + count))
+    return offsets

@@ -1,0 +1,427 @@
+"""Publishing to one topic: batches in order, several in flight, each stored exactly once.
+
+Concurrent `publish()` calls join the batch at the end of the queue; it is sealed when it is sent. A batch
+takes its sequence number when it is sent, and keeps it, and its content, for as long as it may have been stored
+without our knowing. The owner takes a producer's batches only in order, so everything behind a rejected batch
+is known not to be stored and may be numbered anew. That is what makes these rules right:
+
+- connection lost: send all of it again under the same numbers; what was stored is recognised (core/sequence);
+- rejected, retriable: wait, find the owner anew, go on with that batch;
+- rejected for good: fail that batch, number those behind it anew and go on;
+- not acknowledged in time: fail it, with all others whose fate is unknown, and go on as a new producer,
+  since nobody knows what the old one's next number is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+
+from pubsub.client.routes import Route, Routes
+from pubsub.config import ClientSettings, Limits
+from pubsub.errors import (
+    ClosedError,
+    ConnectionLostError,
+    NotOwnerError,
+    PubsubError,
+    SequenceError,
+    TimeoutExpiredError,
+    TopicNotFoundError,
+)
+from pubsub.net.backoff import Backoff
+from pubsub.net.link import Link
+from pubsub.protocol import messages as m
+from pubsub.protocol.codec import encode_frame
+
+log = logging.getLogger("pubsub.client")
+
+MESSAGE_BYTES = 16
+"""What a message counts for besides what it carries, so that empty messages are bounded too."""
+
+Waiter = asyncio.Future[int]
+
+
+class OutgoingBatch:
+    """Messages on their way. `fate_unknown`: sent, and neither acknowledged nor rejected."""
+
+    __slots__ = (
+        "deadline",
+        "fate_unknown",
+        "headers",
+        "keys",
+        "payloads",
+        "producer",
+        "rejection",
+        "sequence",
+        "size_bytes",
+        "waiters",
+        "whole",
+    )
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.payloads: list[bytes | None] = []
+        self.keys: list[str | None] | None = None
+        self.headers: list[str | None] | None = None
+        self.size_bytes = 0
+        self.waiters: list[Waiter] = []
+        """One for each message, for calls of `publish`."""
+        self.whole: Waiter | None = None
+        """Or one for the batch, for `publish_many`; gets the first offset."""
+        self.producer = 0
+        self.sequence = -1
+        self.fate_unknown = False
+        self.rejection: PubsubError | None = None
+
+    def succeed(self, first_offset: int) -> None:
+        if self.whole is not None:
+            if not self.whole.done():
+                self.whole.set_result(first_offset)
+            return
+        for offset, waiter in enumerate(self.waiters, first_offset):
+            if not waiter.done():
+                waiter.set_result(offset)
+
+    def fail(self, error: PubsubError) -> None:
+        for waiter in self.waiters if self.whole is None else (self.whole,):
+            if not waiter.done():
+                waiter.set_exception(error)
+
+
+class Lane:
+    """The way of one client's messages into one topic."""
+
+    def __init__(self, topic: str, routes: Routes, settings: ClientSettings, limits: Limits) -> None:
+        self.topic = topic
+        self._routes = routes
+        self._settings = settings
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[OutgoingBatch] = deque()
+        self._in_flight: deque[OutgoingBatch] = deque()
+        self._open: OutgoingBatch | None = None
+        """The last of the queue, while single messages may still join it."""
+        self._queued_bytes = 0
+        self._producer = _new_producer()
+        self._sequence = 0
+        self._route: Route | None = None
+        self._link: Link | None = None
+        """Set while batches may be sent."""
+        self._recovery: asyncio.Task[None] | None = None
+        self._trouble: PubsubError | None = None
+        """Why nothing is sent at the moment."""
+        self._backoff = Backoff(settings.backoff_first_seconds, settings.backoff_most_seconds)
+        self._settled = asyncio.Event()
+        """Set when no batch waits for a reply on a link."""
+        self._settled.set()
+        self._awaiting = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # Taking messages in
+
+    def add(self, payload: bytes | None, key: str | None, headers: str | None, size_bytes: int) -> Waiter:
+        """Queue one message; the future gets its offset."""
+        batch = self._open
+        if (
+            batch is None
+            or len(batch.payloads) >= self._limits.batch_messages
+            or batch.size_bytes + size_bytes > self._limits.batch_bytes
+        ):
+            batch = self._open = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds)
+            self._enqueue(batch)
+        if key is not None and batch.keys is None:
+            batch.keys = [None] * len(batch.payloads)
+        if headers is not None and batch.headers is None:
+            batch.headers = [None] * len(batch.payloads)
+        batch.payloads.append(payload)
+        if batch.keys is not None:
+            batch.keys.append(key)
+        if batch.headers is not None:
+            batch.headers.append(headers)
+        size_bytes += MESSAGE_BYTES
+        batch.size_bytes += size_bytes
+        self._queued_bytes += size_bytes
+        waiter: Waiter = self._loop.create_future()
+        batch.waiters.append(waiter)
+        return waiter
+
+    def add_batch(
+        self,
+        payloads: list[bytes | None],
+        keys: list[str | None] | None,
+        headers: list[str | None] | None,
+        size_bytes: int,
+    ) -> Waiter:
+        """Queue a batch; the future gets its first offset."""
+        batch = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds)
+        batch.payloads, batch.keys, batch.headers = payloads, keys, headers
+        batch.size_bytes = size_bytes + MESSAGE_BYTES * len(payloads)
+        batch.whole = self._loop.create_future()
+        self._open = None
+        self._queued_bytes += batch.size_bytes
+        self._enqueue(batch)
+        return batch.whole
+
+    @property
+    def full(self) -> bool:
+        """Whether callers should wait in `room` before adding more."""
+        return (
+            self._queued_bytes > self._settings.pending_bytes
+            or len(self._queue) >= 2 * self._settings.batches_in_flight
+        )
+
+    async def room(self) -> None:
+        """Wait until the lane takes more."""
+        while self.full and not self._closed:
+            self._room.clear()
+            await self._room.wait()
+        if self._closed:
+            raise ClosedError("the client has been closed")
+
+    def _enqueue(self, batch: OutgoingBatch) -> None:
+        self._queue.append(batch)
+        self._idle.clear()
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    # Sending
+
+    def _flush(self) -> None:
+        """Send what the window allows. Runs once in a turn of the loop, so that calls of one turn share a batch."""
+        self._flushing = False
+        link = self._link
+        if link is None or not link.open or self._trouble is not None:
+            if self._queue and self._recovery is None and not self._closed:
+                self._recovery = asyncio.create_task(
+                    self._recover(), name=f"pubsub: find the owner of {self.topic}"
+                )
+            self._watch_deadline()
+            return
+        while self._queue and len(self._in_flight) < self._settings.batches_in_flight:
+            batch = self._queue.popleft()
+            if batch is self._open:
+                self._open = None
+            self._queued_bytes -= batch.size_bytes
+            self._send(link, batch)
+        if not self._room.is_set() and not self.full:
+            self._room.set()
+        self._watch_deadline()
+
+    def _send(self, link: Link, batch: OutgoingBatch) -> None:
+        assert self._route is not None
+        batch.producer, batch.sequence = self._producer, self._sequence
+        batch.rejection = None
+        self._sequence += len(batch.payloads)
+        self._in_flight.append(batch)
+        self._awaiting += 1
+        self._settled.clear()
+        request = link.next_id()
+        frame = m.Publish(
+            request,
+            self.topic,
+            self._route.topic_id,
+            self._producer,
+            batch.sequence,
+            batch.keys,
+            batch.headers,
+            batch.payloads,
+        )
+        batch.fate_unknown = True
+        link.call(request, encode_frame(frame), lambda reply: self._on_reply(batch, reply))
+
+    def _on_reply(self, batch: OutgoingBatch, reply: m.Frame | PubsubError) -> None:
+        self._awaiting -= 1
+        if self._awaiting == 0:
+            self._settled.set()
+        if isinstance(reply, m.Published):
+            batch.fate_unknown = False
+            self._backoff.reset()
+            if batch in self._in_flight:
+                self._in_flight.remove(batch)  # the oldest, nearly always
+                batch.succeed(reply.first_offset)
+            if self._in_flight or self._queue:
+                if not self._flushing:
+                    self._flushing = True
+                    self._loop.call_soon(self._flush)
+            else:
+                self._idle.set()
+                self._watch_deadline()
+            return
+        error = reply if isinstance(reply, PubsubError) else ConnectionLostError(f"unexpected reply {reply!r}")
+        if not isinstance(error, ConnectionLostError) and not _fate_unknown_after(error):
+            batch.fate_unknown = False
+            batch.rejection = error
+        if self._trouble is None:
+            self._trouble = error
+        if self._recovery is None and not self._closed:
+            self._recovery = asyncio.create_task(
+                self._recover(), name=f"pubsub: publish again to {self.topic}"
+            )
+
+    # Recovering
+
+    async def _recover(self) -> None:
+        """Get to a link on which batches may be sent again, or fail those that cannot be."""
+        try:
+            while (self._queue or self._in_flight) and not self._closed:
+                await self._settled.wait()
+                self._take_back()
+                if not self._queue:
+                    break
+                if self._trouble is not None:
+                    await asyncio.sleep(self._backoff.next_seconds())
+                if await self._reconnect():
+                    return
+        finally:
+            self._recovery = None
+            if self._link is not None or not self._queue:
+                self._trouble = None
+            if not self._queue and not self._in_flight:
+                self._idle.set()
+            elif not self._closed:
+                self._flush()
+
+    def _take_back(self) -> None:
+        """Everything in flight has a reply, or lost its link: put back into the queue what must be sent again."""
+        batches = list(self._in_flight)
+        self._in_flight.clear()
+        if not batches:
+            return
+        if batches[0].producer == self._producer:
+            self._sequence = batches[0].sequence
+        first = batches[0].rejection
+        if isinstance(first, SequenceError):
+            # The owner does not know our numbers, a restored file say. It stored nothing of these.
+            self._new_producer()
+        elif first is not None and not first.retriable and not isinstance(first, TopicNotFoundError):
+            batches.pop(0).fail(first)
+            self._trouble = None
+        if isinstance(first, TopicNotFoundError | NotOwnerError):
+            self._routes.forget(self.topic)
+            self._route = None
+        self._open = None
+        for batch in reversed(batches):
+            self._queue.appendleft(batch)
+            self._queued_bytes += batch.size_bytes
+
+    async def _reconnect(self) -> bool:
+        """Find the owner and connect. False: not yet, try again. What cannot succeed is failed."""
+        before = self._route
+        try:
+            route = await self._routes.find(self.topic, self._seconds_left())
+            link = await self._routes.link(route)
+        except PubsubError as error:
+            self._trouble = error
+            self._routes.forget(self.topic)
+            if not error.retriable:
+                self._fail_all(error)
+            return False
+        if before is not None and before.topic_id != route.topic_id:
+            # Deleted and created anew: what the old one had is gone, so nothing can be doubled in the new one.
+            self._new_producer()
+        self._route, self._trouble = route, None
+        if link is not self._link:
+            self._link = link
+            link.when_lost(lambda: self._on_link_lost(link))
+        return True
+
+    def _on_link_lost(self, link: Link) -> None:
+        if self._link is link:
+            self._link = None
+            self._routes.forget(self.topic)
+
+    def _new_producer(self) -> None:
+        self._producer = _new_producer()
+        self._sequence = 0
+
+    def _seconds_left(self) -> float:
+        deadlines = [queue[0].deadline for queue in (self._in_flight, self._queue) if queue]
+        return max(0.1, min(deadlines) - self._loop.time()) if deadlines else 0.1
+
+    # Deadlines
+
+    def _watch_deadline(self) -> None:
+        if self._timer is not None:
+            if self._queue or self._in_flight:
+                return  # it looks again when it fires
+            self._timer.cancel()
+            self._timer = None
+        elif self._queue or self._in_flight:
+            self._timer = self._loop.call_later(self._seconds_left(), self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        late = [b for b in (*self._in_flight, *self._queue) if b.deadline <= now]
+        if late:
+            self._expire(late)
+        self._watch_deadline()
+
+    def _expire(self, late: list[OutgoingBatch]) -> None:
+        reason = f": {self._trouble}" if self._trouble is not None else ""
+        seconds = f"{self._settings.timeout_seconds:g} s"
+        if any(batch.fate_unknown for batch in late):
+            late = [b for b in (*self._in_flight, *self._queue) if b in late or b.fate_unknown]
+            self._new_producer()
+            if self._link is not None:
+                self._link.abort()  # it does not answer; others on it will come back at once on a new one
+        for batch in late:
+            fate = "whether they were stored is unknown" if batch.fate_unknown else "they were not stored"
+            batch.fail(
+                TimeoutExpiredError(f"messages to {self.topic} not acknowledged within {seconds} ({fate}){reason}")
+            )
+        self._drop(late)
+
+    def _drop(self, batches: list[OutgoingBatch]) -> None:
+        gone = set(map(id, batches))
+        self._queued_bytes -= sum(b.size_bytes for b in self._queue if id(b) in gone)
+        self._queue = deque(b for b in self._queue if id(b) not in gone)
+        self._in_flight = deque(b for b in self._in_flight if id(b) not in gone)
+        if self._open is not None and id(self._open) in gone:
+            self._open = None
+        if not self._queue and not self._in_flight:
+            self._idle.set()
+        self._room.set()
+
+    def _fail_all(self, error: PubsubError) -> None:
+        batches = [*self._in_flight, *self._queue]
+        if any(batch.fate_unknown for batch in batches):
+            self._new_producer()
+        for batch in batches:
+            batch.fail(error)
+        self._drop(batches)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Wait until everything is acknowledged, for so long at most; fail the rest. Idempotent."""
+        try:
+            async with asyncio.timeout(drain_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("closing with unacknowledged messages to %s", self.topic)
+        self._closed = True
+        self._fail_all(ClosedError("the client was closed before the message was acknowledged"))
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _new_producer() -> int:
+    """A producer id: random, so that nobody else has it; 53 bits, so that any language can hold it."""
+    return secrets.randbits(53) | 1
+
+
+def _fate_unknown_after(error: PubsubError) -> bool:
+    """Whether an error reply leaves open if the batch was stored: a relay that lost the owner, say."""
+    return error.code in ("connection_lost", "timeout", "internal")

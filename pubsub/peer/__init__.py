@@ -1,0 +1,1 @@
+"""One node assembled: storage behind a socket, delivery to subscribers, registration with the index."""

@@ -1,0 +1,225 @@
+"""`Peer`: hosts topics in this process, and is a client of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pubsub.client.client import Client
+from pubsub.client.directory import Directory
+from pubsub.client.outgoing import Outgoing, check_key, check_size, message_columns
+from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, PeerSettings, StorageSettings
+from pubsub.errors import PubsubError
+from pubsub.model import Address, TopicInfo, check_peer_name, parse_address, parse_addresses
+from pubsub.net.server import Server
+from pubsub.peer.node import Node
+from pubsub.peer.registration import Registration
+from pubsub.protocol.batch import encode_headers
+from pubsub.protocol.handshake import hello
+from pubsub.storage.database import has_wal_reset_bug
+from pubsub.storage.store import Append, Store
+from pubsub.storage.topic import Topic
+
+log = logging.getLogger("pubsub.peer")
+
+FIRST_REGISTRATION_SECONDS = 3.0
+"""How long entering a peer waits for its first registration; it serves without one all the same."""
+GOODBYE_SECONDS = 1.0
+
+
+class Peer(Client):
+    """A running node with a data directory; every verb of `Client`, and topics of its own.
+
+    Use it as `async with pubsub.Peer("alice", data="./alice", index="127.0.0.1:7470") as peer:`. Publishing to
+    a topic that it owns goes straight to its file: no socket, no index. It starts and serves without an
+    index, and registers when one appears.
+
+    Args:
+        name: Unique among the peers of an index; belongs to the data directory.
+        data: The data directory; made if missing. One process may use it at a time.
+        index: The address of an index, or several.
+        listen: Where to serve; port 0 takes any free one.
+        advertise: Where others reach this peer, if not at the address it listens on.
+
+    Raises (on entering):
+        PeerNameTakenError: another live data directory has this name.
+        DataDirectoryError, DamagedFileError, NewerSchemaError: the data directory cannot be used.
+        SettingsError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        data: str | Path,
+        index: str | Sequence[str] = DEFAULT_INDEX,
+        listen: str = "127.0.0.1:0",
+        advertise: str | None = None,
+        timeout_seconds: float | None = None,
+        settings: ClientSettings | None = None,
+        peer_settings: PeerSettings | None = None,
+        storage_settings: StorageSettings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(index, timeout_seconds=timeout_seconds, settings=settings, limits=limits, name=name)
+        self.name = check_peer_name(name)
+        self._data = Path(data)
+        self._index = parse_addresses(index)
+        self._listen = parse_address(listen)
+        self._advertise = parse_address(advertise) if advertise else None
+        self._peer_settings = peer_settings or PeerSettings()
+        self._storage_settings = storage_settings or StorageSettings()
+        self._registering: asyncio.Task[None] | None = None
+        self._store: Store | None = None
+
+    @property
+    def address(self) -> str:
+        """Where others reach this peer, `host:port`."""
+        self._check_open()
+        return self._node.address
+
+    async def open(self) -> None:
+        """Take the data directory, serve, and begin to register."""
+        if self._opened or self._closed:
+            await super().open()  # which knows what to say
+            return
+        if has_wal_reset_bug():
+            log.info("this SQLite can damage a WAL file under two writers; a peer has only one, so let no one else write")
+        store = await Store.open(self._data, self.name, self._storage_settings)
+        try:
+            greeting = hello("peer", self.name)
+            index = Directory(self._index, greeting, self._limits, self._settings)
+            self._node = Node(self.name, store, index, self._peer_settings, self._limits)
+            self._server = Server(self._node, "peer", self._limits)
+            listening = await self._server.listen(self._listen)
+        except BaseException:
+            await store.close()
+            raise
+        self._store = store
+        self._node.address = str(self._advertise or _reachable(listening))
+        self._node.connections = lambda: len(self._server.connections)
+        # As a client it asks itself: the node answers what it knows and passes on the rest.
+        self._addresses = [_reachable(listening)]
+        await super().open()
+        self._registration = Registration(self._node, self._peer_settings)
+        self._registering = asyncio.create_task(
+            self._registration.run(), name=f"pubsub: registration of peer {self.name}"
+        )
+        try:
+            await asyncio.wait(
+                [self._registration.first, self._registering],
+                timeout=FIRST_REGISTRATION_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._registration.first.done():
+                self._registration.first.result()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def serve_until(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            Exception: whatever made a part of the peer fail that it cannot do without.
+        """
+        assert self._registering is not None
+        stopped = asyncio.create_task(stop.wait(), name="pubsub: wait for the stop signal")
+        try:
+            await asyncio.wait([stopped, self._registering], return_when=asyncio.FIRST_COMPLETED)
+            if self._registering.done():
+                self._registering.result()
+        finally:
+            stopped.cancel()
+
+    async def close(self) -> None:
+        """Stop serving, in an order that loses nothing. Idempotent."""
+        if self._closed or self._store is None:
+            await super().close()
+            return
+        # 1. Nobody new, and the index sends nobody here any more.
+        self._server.stop_accepting()
+        if self._registering is not None:
+            self._registering.cancel()
+            await asyncio.gather(self._registering, return_exceptions=True)
+            if self._registration.first.done() and not self._registration.first.cancelled():
+                self._registration.first.exception()  # seen
+            await self._registration.say_goodbye(GOODBYE_SECONDS)
+        # 2. Our own publishes and subscriptions, while the node still answers.
+        await super().close()
+        # 3. What others have under way is answered, then their connections close.
+        await self._server.close(self._peer_settings.drain_seconds)
+        await self._node.directory.close()
+        # 4. Last, the file: everything submitted before is committed.
+        await self._store.close()
+
+    # What differs from a client
+
+    async def publish(
+        self, topic: str, payload: Outgoing, *, key: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> int:
+        own = self._own(topic)
+        if own is None:
+            return await super().publish(topic, payload, key=key, headers=headers)
+        assert self._store is not None
+        data, key, text = message_columns(payload, check_key(key), encode_headers(headers))
+        size_bytes = len(data) + len(key or "") + len(text or "")
+        check_size(size_bytes, self._limits.message_bytes)
+        while self._store.full:
+            room = asyncio.Event()
+            self._store.when_room(room.set)
+            await room.wait()
+        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def done(offset: int, duplicate: bool, error: PubsubError | None) -> None:
+            if stored.done():
+                return
+            if error is not None:
+                stored.set_exception(error)
+            else:
+                self._node.published_messages += 1
+                stored.set_result(offset)
+
+        self._store.append(
+            Append(
+                own.id,
+                own.epoch,
+                0,
+                0,
+                None if key is None else [key],
+                None if text is None else [text],
+                [data],
+                size_bytes,
+                done,
+            )
+        )
+        return await stored
+
+    def _own(self, topic: str) -> Topic | None:
+        self._check_open()
+        held = self._node.store.topics.get(topic)
+        return held if held is not None and held.role == "owner" else None
+
+    async def create_topic(
+        self, topic: str, *, on: str | None = None, policy: Mapping[str, Any] | None = None
+    ) -> TopicInfo:
+        """Create a topic, on this peer unless `on` names another. See `Client.create_topic`."""
+        return await super().create_topic(topic, on=on or self.name, policy=policy)
+
+    async def status(self) -> dict[str, Any]:
+        """What this peer says of itself."""
+        self._check_open()
+        return self._node.status()
+
+
+def _reachable(address: Address) -> Address:
+    """Where to reach a server that listens on `address`: every interface means also this machine's own."""
+    own = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
+    return msgspec.structs.replace(address, host=own.get(address.host, address.host))
+
+

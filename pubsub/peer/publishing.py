@@ -1,0 +1,48 @@
+"""Taking publishes in: what must hold of a batch before it may go to the writer."""
+
+from __future__ import annotations
+
+from pubsub.errors import InvalidRequestError, MessageTooLargeError
+from pubsub.protocol.batch import column_bytes, decode_headers
+from pubsub.protocol.messages import Publish
+
+
+def check_publish(frame: Publish, message_bytes: int) -> int:
+    """The size of a batch: payloads, keys and headers.
+
+    Raises:
+        InvalidRequestError: its columns do not fit each other, its headers are no JSON objects, or its numbers
+            lie outside their range.
+        MessageTooLargeError: one message is over the limit; none of the batch is stored.
+    """
+    count = len(frame.payloads)
+    if count == 0:
+        raise InvalidRequestError("a batch holds at least one message")
+    for name, column in (("keys", frame.keys), ("headers", frame.headers)):
+        if column is not None and len(column) != count:
+            raise InvalidRequestError(f"a batch of {count} messages has {len(column)} {name}")
+    if not (0 <= frame.producer < 2**63 and 0 <= frame.sequence < 2**62):
+        raise InvalidRequestError("producer and sequence are not negative and fit 63 bits")
+    if None in frame.payloads:
+        raise InvalidRequestError("a payload is missing: null is kept for removed keys")
+    if frame.headers is not None:
+        for text in frame.headers:
+            decode_headers(text)
+    size_bytes = column_bytes(frame.payloads) + column_bytes(frame.keys) + column_bytes(frame.headers)
+    if size_bytes > message_bytes:
+        _check_each(frame, message_bytes)
+    return size_bytes
+
+
+def _check_each(frame: Publish, limit_bytes: int) -> None:
+    for position, payload in enumerate(frame.payloads):
+        size_bytes = len(payload or b"")
+        size_bytes += len((frame.keys[position] if frame.keys else None) or "")
+        size_bytes += len((frame.headers[position] if frame.headers else None) or "")
+        if size_bytes > limit_bytes:
+            raise MessageTooLargeError(
+                f"message {position} of a batch has {size_bytes} bytes with key and headers; "
+                f"at most {limit_bytes} are allowed; nothing of the batch was stored",
+                limit_bytes=limit_bytes,
+                index=position,
+            )

@@ -1,0 +1,102 @@
+"""The newest messages of a topic in memory, for the subscribers that are not behind.
+
+A tail is a run of consecutive batches that ends at the end of the log. A subscriber whose position lies within
+it is fed from here, any other from disk; since both are found by offset, the change from one to the other can
+neither skip nor repeat a message. A batch is encoded once, when its first reader takes it whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from pubsub.protocol.batch import batch_bytes, slice_batch
+from pubsub.protocol.codec import encode_batch
+from pubsub.protocol.messages import Batch
+
+
+class Piece:
+    """A batch of the tail: offsets `first` up to, not including, `stop`."""
+
+    __slots__ = ("_encoded", "batch", "first", "size_bytes", "stop")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.first = batch.first_offset
+        self.stop = batch.first_offset + len(batch.payloads)
+        self.size_bytes = batch_bytes(batch)
+        self._encoded: bytes | None = None
+
+    @property
+    def encoded(self) -> bytes:
+        """The batch as it goes on the wire, behind a head of each reader's own."""
+        if self._encoded is None:
+            self._encoded = encode_batch(self.batch)
+        return self._encoded
+
+
+class TailBudget:
+    """Bytes that all tails of a peer together may hold."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+
+
+class Tail:
+    """The tail of one topic. 0 <= size_bytes; its pieces are consecutive."""
+
+    def __init__(self, limit_bytes: int, budget: TailBudget) -> None:
+        self._limit_bytes = limit_bytes
+        self._budget = budget
+        self._pieces: deque[Piece] = deque()
+        self._size_bytes = 0
+
+    def add(self, batch: Batch, batch_messages: int, batch_limit_bytes: int) -> None:
+        """Append what a commit stored, cut into pieces that can each be one frame, and forget the oldest."""
+        if self._pieces and self._pieces[-1].stop != batch.first_offset:
+            self.clear()
+        for part in cut(batch, batch_messages, batch_limit_bytes):
+            piece = Piece(part)
+            self._pieces.append(piece)
+            self._size_bytes += piece.size_bytes
+            self._budget.used_bytes += piece.size_bytes
+        while len(self._pieces) > 1 and (
+            self._size_bytes > self._limit_bytes or self._budget.used_bytes > self._budget.limit_bytes
+        ):
+            self._forget_oldest()
+
+    def find(self, offset: int) -> Piece | None:
+        """The piece with the message at `offset`, or None when only the disk has it."""
+        pieces = self._pieces
+        if not pieces or not pieces[0].first <= offset < pieces[-1].stop:
+            return None
+        for piece in reversed(pieces):  # readers are nearly always at the end
+            if piece.first <= offset:
+                return piece
+        return None
+
+    def forget_before(self, offset: int) -> None:
+        """Every reader has passed `offset`: let go of what lies wholly before it."""
+        while self._pieces and self._pieces[0].stop <= offset:
+            self._forget_oldest()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        while self._pieces:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        size_bytes = self._pieces.popleft().size_bytes
+        self._size_bytes -= size_bytes
+        self._budget.used_bytes -= size_bytes
+
+
+def cut(batch: Batch, most_messages: int, most_bytes: int) -> Iterator[Batch]:
+    """Cut a batch into ones of at most `most_messages` and about `most_bytes`."""
+    count = len(batch.payloads)
+    size_bytes = batch_bytes(batch)
+    if size_bytes > most_bytes:
+        most_messages = max(1, min(most_messages, count * most_bytes // size_bytes))
+    for start in range(0, count, most_messages):
+        yield slice_batch(batch, start, start + most_messages)
