@@ -54,6 +54,7 @@ class DirectoryLock:
                 "each peer needs a directory of its own"
             ) from error
         self._descriptor = descriptor
+        _sync_names(self.directory.parent, self.directory)
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -69,6 +70,19 @@ class DirectoryLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _sync_names(*directories: Path) -> None:
+    """Have the names of new files and directories survive a power loss."""
+    for directory in directories:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:  # some network file systems cannot, and need not
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise DataDirectoryError(f"{directory} cannot be synced: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
 
 
 def check_file(path: Path, quick_check_bytes: int) -> None:

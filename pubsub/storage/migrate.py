@@ -1,7 +1,8 @@
 """Creating peer.db, and bringing an older one up to date.
 
 The migrations are Alembic scripts: in `migrations/` of a checkout, in `pubsub/migrations/` of an installed
-wheel. Alembic is imported only when there is something to migrate; a peer at rest does not carry it.
+wheel. Alembic is imported only when an older file is met. A new one is made straight from the schema and marked
+with its revision: the same tables, as a test demands, in a tenth of the time and without Alembic in memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 
 from pubsub.errors import InternalError, NewerSchemaError
 from pubsub.storage.database import writer_engine
-from pubsub.storage.schema import HEAD_REVISION, PAGE_BYTES
+from pubsub.storage.schema import HEAD_REVISION, PAGE_BYTES, create_view, metadata
 
 __all__ = ["HEAD_REVISION", "migrations_directory", "stored_revision", "upgrade"]
 
@@ -63,10 +64,23 @@ def upgrade(path: Path) -> None:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
             connection.rollback()
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _run_alembic(connection)
+            if stored is None:
+                _create(connection)
+            else:
+                _run_alembic(connection)
             connection.commit()
     finally:
         engine.dispose()
+
+
+def _create(connection: Connection) -> None:
+    metadata.create_all(connection)
+    connection.execute(create_view)
+    connection.exec_driver_sql(
+        "CREATE TABLE alembic_version ("
+        "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+    )
+    connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
 
 
 def _run_alembic(connection: Connection) -> None:
