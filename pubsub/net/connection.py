@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader(limits.frame_bytes)
         self._read_holds: set[str] = set()
         self._on_lost: list[Callable[[], None]] = []
+        self._awaiting_writable: list[asyncio.Future[None]] = []
 
     # What subclasses do
 
@@ -100,6 +101,19 @@ class Connection(asyncio.Protocol):
         with contextlib.suppress(ValueError):
             self._on_lost.remove(callback)
 
+    async def until_writable(self) -> None:
+        """Wait until the other end has read what it was sent, or the connection is gone."""
+        while self.open and not self.writable:
+            waiting = asyncio.get_running_loop().create_future()
+            self._awaiting_writable.append(waiting)
+            await waiting
+
+    def _wake_writers(self) -> None:
+        waiting, self._awaiting_writable = self._awaiting_writable, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
     def close(self) -> None:
         """Close after what was sent has been written. Idempotent."""
         if self._transport is not None:
@@ -151,12 +165,14 @@ class Connection(asyncio.Protocol):
         self.writable = True
         self.release_reading("unread")
         self.on_writable()
+        self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
         if exc is not None and self.error is None:
             self.error = ConnectionLostError(f"the connection to {self.remote} broke: {exc}")
         self.on_lost()
+        self._wake_writers()
         callbacks, self._on_lost = self._on_lost, []
         for callback in callbacks:
             callback()

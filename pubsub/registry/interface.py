@@ -120,6 +120,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class Registry(ABC):
     """Records of peers and topics, shared by all indexes. See the module's docstring for the rules."""
 
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """Where this registry is, for people; without a password."""
+
     @abstractmethod
     async def open(self) -> None:
         """Get ready. Does not need the server to be there yet.
@@ -198,6 +203,10 @@ class Registry(ABC):
 
         Fewer than `limit`: there are no more.
         """
+
+    @abstractmethod
+    async def count_topics(self) -> int:
+        """How many topics are listed; one whose creation or deletion was left half done may count."""
 
     @abstractmethod
     async def announce_copies(self, peer: str, names: Iterable[str]) -> None:

@@ -296,6 +296,10 @@ class RedisRegistry(Registry):
             start = f"({names[-1]}"
         return found[:limit]
 
+    async def count_topics(self) -> int:
+        (count,) = await self._run(("ZCARD", self._keys.topics))
+        return int(count)
+
     async def announce_copies(self, peer: str, names: Iterable[str]) -> None:
         await self._run(scripts.ANNOUNCE_COPIES.call(self._keys.peer_topics(peer), *names))
 
