@@ -1,0 +1,222 @@
+"""A peer says what it holds; the registry is brought in line, and the peer told what follows.
+
+The decisions are in core/announcement. This reads the records that they need, in pages, and carries them out:
+records change by compare-and-set, so where somebody was faster, those copies are looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from pubsub.core.announcement import Plan, plan_announcement, plan_creations
+from pubsub.core.topic_ids import MOST_ID
+from pubsub.errors import (
+    ConflictError,
+    InvalidRequestError,
+    PeerNameTakenError,
+    PeerNotFoundError,
+    PubsubError,
+)
+from pubsub.index.clock import LATEST_US, Clock
+from pubsub.index.peer_table import PeerTable
+from pubsub.index.tasks import Spawn, to_the_end
+from pubsub.model import check_peer_name, check_topic_name
+from pubsub.net.server import ServerConnection
+from pubsub.protocol import messages as m
+from pubsub.registry import Registry, TopicRecord
+
+log = logging.getLogger("pubsub.index")
+
+MOST_COPIES = 1_000_000
+"""Copies that one peer may announce; what is kept of an announcement until its last part has come is bounded."""
+MOST_CREATIONS = 20_000
+"""Topics that one reply tells a peer to create, so that it fits a frame; the next announcement tells the others."""
+_PAGE = 1000
+_ATTEMPTS = 5
+
+
+class _Outcome:
+    """What an announcement has come to so far."""
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+        """Names of the copies that stay."""
+        self.deleted: list[int] = []
+        self.set_aside: list[int] = []
+
+
+class _Parts:
+    """What has come of an announcement. One bad part spoils all of it; only the last one is answered."""
+
+    def __init__(self) -> None:
+        self.copies: list[m.CopyState] = []
+        self.error: PubsubError | None = None
+
+    def add(self, frame: m.Announce) -> None:
+        try:
+            _check_copies(frame)
+            if len(self.copies) + len(frame.copies) > MOST_COPIES:
+                raise InvalidRequestError(f"a peer may announce {MOST_COPIES} copies at most")
+        except PubsubError as error:
+            self.error = self.error or error
+        if self.error is None:
+            self.copies += frame.copies
+        else:
+            self.copies.clear()
+
+
+class Announcing:
+    """Serves Announce."""
+
+    def __init__(self, registry: Registry, peers: PeerTable, spawn: Spawn, clock: Clock) -> None:
+        self._registry = registry
+        self._peers = peers
+        self._spawn = spawn
+        self._clock = clock
+        self._parts: dict[ServerConnection, _Parts] = {}
+
+    async def announce(self, connection: ServerConnection, frame: m.Announce) -> m.Reconciled | list[m.Frame]:
+        """Keep a part; with the last one, reconcile all and answer."""
+        # No await before a part is kept: parts are handled in the order in which they came.
+        parts = self._parts.get(connection)
+        if parts is None:
+            parts = self._parts[connection] = _Parts()
+            connection.when_lost(partial(self._forget, connection))
+        parts.add(frame)
+        if frame.more:
+            return []
+        self._forget(connection)
+        if parts.error is not None:
+            raise parts.error
+        return await to_the_end(
+            self._spawn, self._reconcile(frame, parts.copies), f"pubsub: announcement of {frame.name}"
+        )
+
+    def _forget(self, connection: ServerConnection) -> None:
+        self._parts.pop(connection, None)
+
+    async def _reconcile(self, frame: m.Announce, copies: list[m.CopyState]) -> m.Reconciled:
+        peer = frame.name
+        await self._check_registered(peer, frame.incarnation)
+        outcome = _Outcome()
+        for first in range(0, len(copies), _PAGE):
+            await self._reconcile_page(peer, copies[first : first + _PAGE], outcome)
+        create = await self._creations(peer, copies, outcome.held)
+        outcome.held.update(record.name for record in create)
+        await self._registry.announce_copies(peer, sorted(outcome.held))
+        self._peers.doubt([peer])
+        for topic_id in outcome.set_aside:
+            log.warning(
+                "peer %s sets its copy of topic id %d aside: the name or ownership is not its", peer, topic_id
+            )
+        if len(create) > MOST_CREATIONS:
+            log.warning(
+                "peer %s lacks %d topics of its own; it is told of the first %d",
+                peer,
+                len(create),
+                MOST_CREATIONS,
+            )
+        return m.Reconciled(
+            id=frame.id,
+            create=[copy_state(record) for record in create[:MOST_CREATIONS]],
+            deleted=outcome.deleted,
+            set_aside=outcome.set_aside,
+        )
+
+    async def _check_registered(self, peer: str, incarnation: str) -> None:
+        state = await self._registry.peer(peer, self._clock())
+        if state is None or state.record is None:
+            raise PeerNotFoundError(
+                f"peer {peer} is not registered (any more): register, then announce again"
+            )
+        if state.record.incarnation != incarnation:
+            raise PeerNameTakenError(
+                f"the peer name {peer} is held by another process, at {state.record.address}; this one must stop",
+                holder=state.record.incarnation,
+                address=state.record.address,
+            )
+
+    async def _reconcile_page(self, peer: str, copies: Sequence[m.CopyState], outcome: _Outcome) -> None:
+        for _ in range(_ATTEMPTS):
+            names = list(dict.fromkeys(copy.topic for copy in copies))
+            # Records first: who deletes a topic buries it and then removes the record, so one that is missing
+            # for that reason is seen to be buried.
+            records = dict(zip(names, await self._registry.lookup(names), strict=True))
+            buried = await self._registry.buried([copy.id for copy in copies])
+            plan = plan_announcement(peer, copies, records, buried)
+            outcome.deleted += plan.deleted
+            outcome.set_aside += plan.set_aside
+            outcome.held.update(copy.topic for copy in plan.keep)
+            copies = await self._carry_out(peer, plan, outcome)
+            if not copies:
+                return
+        raise ConflictError(
+            f"the records of {len(copies)} topics of peer {peer} keep changing: announce again"
+        )
+
+    async def _carry_out(
+        self, peer: str, plan: Plan[m.CopyState, TopicRecord], outcome: _Outcome
+    ) -> list[m.CopyState]:
+        """Change the records; returns the copies for which somebody was faster."""
+        again: list[m.CopyState] = []
+        if plan.restore:
+            results = await self._registry.restore_topics([_record_of(copy, peer) for copy in plan.restore])
+            for copy, result in zip(plan.restore, results, strict=True):
+                outcome.held.add(copy.topic) if result.applied else again.append(copy)
+        for record, copy in plan.advance:
+            result = await self._registry.compare_and_set_topic(record.name, record, _record_of(copy, peer))
+            outcome.held.add(copy.topic) if result.applied else again.append(copy)
+        for record in plan.finish:  # if the record changed meanwhile, the next announcement sees to it
+            await self._registry.compare_and_set_topic(record.name, record, None)
+        return again
+
+    async def _creations(self, peer: str, copies: Sequence[m.CopyState], held: set[str]) -> list[TopicRecord]:
+        """The topics that the registry says are the peer's, and that it did not announce."""
+        announced = {copy.id for copy in copies}
+        known = await self._registry.topics_of(peer)
+        names = sorted(known.union(copy.topic for copy in copies) - held)
+        found: list[TopicRecord] = []
+        for first in range(0, len(names), _PAGE):
+            records = await self._registry.lookup(names[first : first + _PAGE])
+            found += plan_creations(peer, records, announced)
+        buried = await self._registry.buried([record.id for record in found])
+        return plan_creations(peer, found, announced, buried)
+
+
+def copy_state(record: TopicRecord) -> m.CopyState:
+    """What the owner of a topic is told to hold."""
+    return m.CopyState(
+        id=record.id,
+        topic=record.name,
+        role="owner",
+        owner=record.owner,
+        epoch=record.epoch,
+        created_us=record.created_at,
+        policy=dict(record.policy),
+    )
+
+
+def _record_of(copy: m.CopyState, owner: str) -> TopicRecord:
+    """The record that the copy of an owner stands for."""
+    return TopicRecord(
+        name=copy.topic,
+        id=copy.id,
+        owner=owner,
+        epoch=copy.epoch,
+        in_sync=[owner],
+        policy=copy.policy,
+        created_at=copy.created_us,
+    )
+
+
+def _check_copies(frame: m.Announce) -> None:
+    check_peer_name(frame.name)
+    for copy in frame.copies:
+        check_topic_name(copy.topic)
+        if not (0 < copy.id <= MOST_ID and 0 <= copy.epoch <= MOST_ID and 0 <= copy.created_us <= LATEST_US):
+            raise InvalidRequestError(
+                f"the copy of topic {copy.topic} is announced with id {copy.id}, epoch {copy.epoch} and creation "
+                f"time {copy.created_us}: one of them is out of range"
+            )

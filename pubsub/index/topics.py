@@ -1,0 +1,317 @@
+"""Topics are created and deleted.
+
+Rules: a name is claimed in the registry before the copy is made, so two creators never both succeed. A creation
+that fails half-way is undone; one whose index dies half-way is completed by the owner's next announcement.
+A deletion first buries the id, then removes the record, then the copy: whatever is left undone, no announcement
+brings the topic back, and the owner is told to drop its copy the next time it announces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from pubsub.core.placement import Candidate, choose_peer
+from pubsub.core.topic_ids import MOST_ID, attempt_ids
+from pubsub.errors import (
+    ConflictError,
+    InvalidRequestError,
+    PeerNotFoundError,
+    PeerUnavailableError,
+    PubsubError,
+    RegistryUnavailableError,
+    TimeoutExpiredError,
+    TopicExistsError,
+)
+from pubsub.index.announcing import copy_state
+from pubsub.index.clock import Clock
+from pubsub.index.directory import Directory
+from pubsub.index.peer_links import PeerLinks
+from pubsub.index.peer_table import PeerTable, standing_of
+from pubsub.index.settling import Settling
+from pubsub.index.tasks import Spawn, to_the_end
+from pubsub.model import check_peer_name, check_topic_name, parse_address
+from pubsub.net.server import ServerConnection
+from pubsub.protocol import messages as m
+from pubsub.registry import PeerState, Registry, TopicRecord
+
+log = logging.getLogger("pubsub.index")
+
+CREATE_SECONDS = 4.0
+"""How long a creation may take with all its attempts; less than a client waits before it asks another index."""
+DROP_SECONDS = 2.0
+"""How long a peer may take to drop a copy; otherwise it is told when it next announces."""
+TRAFFIC = "messages_per_second"
+"""The load figure of a heartbeat that counts when two peers hold equally many topics."""
+_ATTEMPTS = 3
+"""Peers tried for one creation."""
+_REMEMBERED_ATTEMPTS = 64
+"""Failed attempts after which a client's own topic id is given up for a random one."""
+_POLICY_BYTES = 16 * 1024
+
+
+class Topics:
+    """Serves CreateTopic and DeleteTopic."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        peers: PeerTable,
+        directory: Directory,
+        settling: Settling,
+        links: PeerLinks,
+        ttl_seconds: float,
+        spawn: Spawn,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._peers = peers
+        self._directory = directory
+        self._settling = settling
+        self._links = links
+        self._ttl_us = round(ttl_seconds * 1_000_000)
+        self._spawn = spawn
+        self._clock = clock
+        self._placing: Counter[str] = Counter()
+        """Peer -> creations under way on it that its number of topics does not show yet."""
+
+    # Creating
+
+    async def create(self, connection: ServerConnection, frame: m.CreateTopic) -> m.TopicList:
+        """Create a topic on the peer asked for, or on the least loaded one."""
+        _check_creation(frame)
+        return await to_the_end(self._spawn, self._create(frame), f"pubsub: create {frame.topic}")
+
+    async def _create(self, frame: m.CreateTopic) -> m.TopicList:
+        deadline = asyncio.get_running_loop().time() + CREATE_SECONDS
+        record = await self._directory.lookups.ask(frame.topic)
+        if record is not None:
+            return await self._created_before(frame, record, deadline)
+        await self._settling.check_absence(frame.topic)
+        failed: set[str] = set()
+        for topic_id in await self._usable_ids(frame.topic_id):
+            states = await self._peers.fresh()
+            owner = (
+                await self._asked_for(frame.on)
+                if frame.on is not None
+                else self._least_loaded(states, failed)
+            )
+            try:
+                return await self._create_on(owner, frame, topic_id, deadline)
+            except PeerUnavailableError as error:
+                log.warning("topic %s could not be created on %s: %s", frame.topic, owner.name, error)
+                failed.add(owner.name)
+                late = asyncio.get_running_loop().time() > deadline - 1.0
+                if frame.on is not None or late or not self._has_candidate(states, failed):
+                    raise
+        raise PeerUnavailableError(
+            f"topic {frame.topic} could not be created: none of the peers {', '.join(sorted(failed))} answers"
+        )
+
+    async def _created_before(
+        self, frame: m.CreateTopic, record: TopicRecord, deadline: float
+    ) -> m.TopicList:
+        """The name is taken. If by an earlier request of the same client, that one succeeds once more."""
+        if not frame.topic_id or record.id not in attempt_ids(frame.topic_id, _REMEMBERED_ATTEMPTS):
+            raise TopicExistsError(
+                f"topic {record.name} exists already: peer {record.owner} owns it", owner=record.owner
+            )
+        states = await self._peers.fresh()
+        state = states.get(record.owner)
+        if state is not None and standing_of(state, self._clock()).alive:
+            await self._make_copy(state, record, deadline)
+        return m.TopicList(frame.id, [self._directory.describe(record)])
+
+    async def _usable_ids(self, topic_id: int) -> list[int]:
+        """An id for each attempt; those of attempts that failed earlier are buried and must not be used."""
+        if topic_id == 0:
+            return [secrets.randbelow(MOST_ID) + 1 for _ in range(_ATTEMPTS)]
+        ids = attempt_ids(topic_id, _ATTEMPTS)
+        buried = await self._registry.buried(ids[:1])
+        if buried:
+            ids = attempt_ids(topic_id, _REMEMBERED_ATTEMPTS)
+            buried = await self._registry.buried(ids)
+        left = [one for one in ids if one not in buried][:_ATTEMPTS]
+        return left or await self._usable_ids(0)
+
+    async def _asked_for(self, name: str) -> PeerState:
+        """The peer that was named, if it lives. Asked of the registry itself, so that the answer is never late."""
+        now = self._clock()
+        state = await self._registry.peer(name, now)
+        if state is None:
+            raise PeerNotFoundError(
+                f"no peer {name} is registered; see pubsub index peers, or start it: "
+                f"pubsub peer serve {name} --data DIR",
+                peer=name,
+            )
+        if not standing_of(state, now).alive:
+            ago_seconds = max(0.0, (now - state.deadline_at + self._ttl_us) / 1_000_000)
+            raise PeerNotFoundError(
+                f"peer {name} is not alive (last heartbeat {ago_seconds:.1f} s ago); start it again, or choose "
+                "another one (pubsub index peers)",
+                peer=name,
+            )
+        return state
+
+    def _least_loaded(self, states: Mapping[str, PeerState], failed: set[str]) -> PeerState:
+        chosen = choose_peer(self._candidates(states), failed)
+        if chosen is not None:
+            return states[chosen]
+        now = self._clock()
+        away = sorted(name for name, state in states.items() if standing_of(state, now).alive)
+        if away:
+            raise PeerUnavailableError(
+                f"no peer that is alive can be reached: {', '.join(away[:5])} registered an address that cannot be "
+                "dialled; start one with --advertise HOST:PORT, or name one with --on"
+            )
+        raise PeerUnavailableError("no peer is alive; start one with: pubsub peer serve NAME --data DIR")
+
+    def _candidates(self, states: Mapping[str, PeerState]) -> list[Candidate]:
+        now = self._clock()
+        return [
+            Candidate(
+                peer=name,
+                topics=state.topics + self._placing[name],
+                messages_per_second=state.record.load.get(TRAFFIC, 0.0),
+            )
+            for name, state in states.items()
+            if state.record is not None and state.record.reachable and standing_of(state, now).alive
+        ]
+
+    def _has_candidate(self, states: Mapping[str, PeerState], failed: set[str]) -> bool:
+        return choose_peer(self._candidates(states), failed) is not None
+
+    async def _create_on(
+        self, owner: PeerState, frame: m.CreateTopic, topic_id: int, deadline: float
+    ) -> m.TopicList:
+        record = TopicRecord(
+            name=frame.topic,
+            id=topic_id,
+            owner=owner.name,
+            epoch=1,
+            in_sync=[owner.name],
+            policy=frame.policy,
+            created_at=self._clock(),
+        )
+        # Counted from before the first await on, so that creations at the same time spread.
+        self._placing[owner.name] += 1
+        try:
+            claim = await self._registry.compare_and_set_topic(frame.topic, None, record)
+            if claim.applied:
+                self._peers.count_topic(owner.name)
+        finally:
+            self._placing[owner.name] -= 1
+            if not self._placing[owner.name]:
+                del self._placing[owner.name]
+        if claim.current is None:
+            raise ConflictError(
+                f"the record of topic {frame.topic} is damaged in the registry, or keeps changing"
+            )
+        if not claim.applied:
+            return await self._created_before(frame, claim.current, deadline)
+        try:
+            await self._make_copy(owner, claim.current, deadline)
+        except PubsubError:
+            await self._undo(owner, claim.current)
+            raise
+        info = self._directory.describe(claim.current)
+        return m.TopicList(frame.id, [msgspec.structs.replace(info, first_offset=0, next_offset=0)])
+
+    async def _make_copy(self, owner: PeerState, record: TopicRecord, deadline: float) -> None:
+        assert owner.record is not None
+        left_seconds = max(0.5, deadline - asyncio.get_running_loop().time())
+        try:
+            await self._links.request_all(
+                owner.name,
+                parse_address(owner.record.address),
+                lambda request: m.CreateCopy(request, copy_state(record)),
+                left_seconds,
+            )
+        except PubsubError as error:
+            if not error.retriable and not isinstance(error, TimeoutExpiredError):
+                raise
+            raise PeerUnavailableError(
+                f"topic {record.name} could not be created on peer {owner.name}: {error}", peer=owner.name
+            ) from error
+
+    async def _undo(self, owner: PeerState, record: TopicRecord) -> None:
+        """Release the name. If the copy was made all the same, the owner drops it when it next announces."""
+        try:
+            await self._registry.bury(record.id, self._clock())
+            await self._registry.compare_and_set_topic(record.name, record, None)
+        except RegistryUnavailableError:
+            log.warning(
+                "topic %s was half created; the next announcement of %s completes it", record.name, owner.name
+            )
+            raise
+        self._spawn(self._drop_quietly(owner, record.id), f"pubsub: undo the creation of {record.name}")
+
+    async def _drop_quietly(self, owner: PeerState, topic_id: int) -> None:
+        try:
+            await self._drop_copy(owner, topic_id)
+        except PubsubError as error:
+            log.info(
+                "peer %s is told to drop topic id %d when it next announces: %s", owner.name, topic_id, error
+            )
+
+    # Deleting
+
+    async def delete(self, connection: ServerConnection, frame: m.DeleteTopic) -> m.Done:
+        """Delete a topic: nobody finds it any more when this returns."""
+        record = await self._directory.record(frame.topic)
+        return await to_the_end(self._spawn, self._delete(frame, record), f"pubsub: delete {frame.topic}")
+
+    async def _delete(self, frame: m.DeleteTopic, record: TopicRecord) -> m.Done:
+        await self._registry.bury(record.id, self._clock())
+        standing: TopicRecord | None = record
+        while standing is not None and standing.id == record.id:  # it may gain an owner or replica meanwhile
+            record = standing
+            result = await self._registry.compare_and_set_topic(record.name, record, None)
+            standing = None if result.applied else result.current
+        states = await self._peers.fresh()
+        owner = states.get(record.owner)
+        if owner is None or not standing_of(owner, self._clock()).alive:
+            return m.Done(
+                frame.id, f"its owner {record.owner} is away: the copy there is removed when it returns"
+            )
+        try:
+            await self._drop_copy(owner, record.id)
+        except PubsubError as error:
+            return m.Done(
+                frame.id,
+                f"its owner {record.owner} did not confirm ({error}): the copy there is removed when it next registers",
+            )
+        return m.Done(frame.id)
+
+    async def _drop_copy(self, owner: PeerState, topic_id: int) -> None:
+        if owner.record is None:
+            return
+        await self._links.request_all(
+            owner.name,
+            parse_address(owner.record.address),
+            lambda request: m.DropCopy(request, topic_id),
+            DROP_SECONDS,
+        )
+
+
+def _check_creation(frame: m.CreateTopic) -> None:
+    check_topic_name(frame.topic)
+    if frame.on is not None:
+        check_peer_name(frame.on)
+    if not 0 <= frame.topic_id <= MOST_ID:
+        raise InvalidRequestError(f"{frame.topic_id} is no topic id: it must be 1 to 2**53 - 1, or 0 for any")
+    try:
+        size_bytes = len(msgspec.json.encode(frame.policy))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(
+            f"the policy of topic {frame.topic} cannot be written as JSON: {error}"
+        ) from error
+    if size_bytes > _POLICY_BYTES:
+        raise InvalidRequestError(
+            f"the policy of topic {frame.topic} has {size_bytes} bytes; at most {_POLICY_BYTES} are allowed"
+        )
