@@ -192,13 +192,18 @@ def iso_from_us(microseconds: int) -> str:
     return datetime_from_us(microseconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _is_text(value: object) -> bool:
+    """Whether what should be a text by its type is one: names come from users' code."""
+    return isinstance(value, str)
+
+
 def check_topic_name(name: str) -> str:
     """Return `name` if it is a legal topic name.
 
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    if not isinstance(name, str) or not _TOPIC.fullmatch(name):
+    if not _is_text(name) or not _TOPIC.fullmatch(name):
         raise InvalidNameError(
             f"{name!r} is not a topic name: use parts of letters, digits, _ and - joined by single dots"
         )
@@ -215,7 +220,7 @@ def check_peer_name(name: str) -> str:
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    if not isinstance(name, str) or not _PEER.fullmatch(name) or len(name) > _PEER_MAX_LENGTH:
+    if not _is_text(name) or not _PEER.fullmatch(name) or len(name) > _PEER_MAX_LENGTH:
         raise InvalidNameError(
             f"{name!r} is not a peer name: use letters, digits, _ and -, at most {_PEER_MAX_LENGTH} of them"
         )
@@ -228,7 +233,7 @@ def check_pattern(pattern: str) -> str:
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern) or len(pattern) > NAME_MAX_LENGTH:
+    if not _is_text(pattern) or not _PATTERN.fullmatch(pattern) or len(pattern) > NAME_MAX_LENGTH:
         raise InvalidNameError(
             f"{pattern!r} is not a topic pattern: join names by dots, with * for one part and > at the end for the rest"
         )

@@ -15,7 +15,7 @@ import msgspec
 
 from pubsub.client.directory import Directory
 from pubsub.client.lane import Lane, Waiter
-from pubsub.client.outgoing import Outgoing, as_payload, check_key, check_size, cut_batches, message_columns
+from pubsub.client.outgoing import Outgoing, check_key, check_size, cut_batches, message_columns
 from pubsub.client.routes import Routes, topics_in
 from pubsub.client.subscription import REQUEST_SECONDS, Start, Subscription, messages_of, start_fields
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
@@ -99,7 +99,10 @@ class Client:
             greeting = hello("client", self._name)
             self._directory = Directory(self._addresses, greeting, self._limits, self._settings)
             self._pool = LinkPool(greeting, self._limits, self._settings.connect_seconds)
-            self._routes = Routes(self._directory, self._pool, self._relay)
+            self._routes = self._make_routes()
+
+    def _make_routes(self) -> Routes:
+        return Routes(self._directory, self._pool, self._relay)
 
     async def close(self) -> None:
         """Let what was published be acknowledged, end subscriptions, close connections. Idempotent."""
@@ -107,8 +110,9 @@ class Client:
             self._closed = True
             return
         self._closed = True
-        await asyncio.gather(*(subscription.close() for subscription in list(self._subscriptions)))
-        await asyncio.gather(*(lane.close(DRAIN_SECONDS) for lane in self._lanes.values()))
+        lanes, self._lanes = list(self._lanes.values()), {}
+        await asyncio.gather(*(subscription.close() for subscription in self._subscriptions))
+        await asyncio.gather(*(lane.close(DRAIN_SECONDS) for lane in lanes))
         await self._pool.close()
         await self._directory.close()
 
@@ -125,12 +129,19 @@ class Client:
         if self._closed:
             raise ClosedError("the client has been closed")
         if not self._opened:
-            raise ClosedError("the client is not open yet: use it as `async with pubsub.Client(...) as client:`")
+            raise ClosedError(
+                "the client is not open yet: use it as `async with pubsub.Client(...) as client:`"
+            )
 
     # Publishing
 
     async def publish(
-        self, topic: str, payload: Outgoing, *, key: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        topic: str,
+        payload: Outgoing,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> int:
         """Store one message and return its offset. It is on disk when this returns.
 
@@ -207,7 +218,9 @@ class Client:
                 index += 1
             return
         if isinstance(messages, bytes | bytearray | memoryview | str):
-            raise InvalidRequestError("publish_many takes several payloads, such as a list; for one use publish")
+            raise InvalidRequestError(
+                "publish_many takes several payloads, such as a list; for one use publish"
+            )
         for columns in cut_batches(messages, key, headers, self._limits):
             await lane.room()
             yield lane.add_batch(*columns), len(columns.payloads)
@@ -239,7 +252,9 @@ class Client:
         self._check_open()
         check_topic_name(topic)
         if self._relay:
-            raise InvalidRequestError("a client that goes through the index (relay) can publish and query only")
+            raise InvalidRequestError(
+                "a client that goes through the index (relay) can publish and query only"
+            )
         subscription = Subscription(topic, start, self._routes, self._settings, reconnect_seconds, self._name)
         self._subscriptions = {s for s in self._subscriptions if not s._closed} | {subscription}
         return subscription
@@ -254,7 +269,7 @@ class Client:
         """
         self._check_open()
         check_topic_name(topic)
-        if not isinstance(limit, int) or limit < 1:
+        if type(limit) is not int or limit < 1:
             raise InvalidRequestError(f"a limit is a number from 1 on, not {limit!r}")
         position, at_us = start_fields(start)
         found: list[Message] = []
@@ -381,7 +396,9 @@ class Client:
                 changes: deque[dict[str, Any]] = deque()
                 news = asyncio.Event()
 
-                def take(frame: m.Changes, changes: deque[dict[str, Any]] = changes, news: asyncio.Event = news) -> None:
+                def take(
+                    frame: m.Changes, changes: deque[dict[str, Any]] = changes, news: asyncio.Event = news
+                ) -> None:
                     if len(changes) > CHANGES_HELD:
                         changes.clear()
                         changes.append({"kind": "resync"})

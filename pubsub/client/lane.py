@@ -24,6 +24,7 @@ from pubsub.config import ClientSettings, Limits
 from pubsub.errors import (
     ClosedError,
     ConnectionLostError,
+    InternalError,
     NotOwnerError,
     PubsubError,
     SequenceError,
@@ -200,10 +201,8 @@ class Lane:
         self._flushing = False
         link = self._link
         if link is None or not link.open or self._trouble is not None:
-            if self._queue and self._recovery is None and not self._closed:
-                self._recovery = asyncio.create_task(
-                    self._recover(), name=f"pubsub: find the owner of {self.topic}"
-                )
+            if self._queue:
+                self._start_recovery()
             self._watch_deadline()
             return
         while self._queue and len(self._in_flight) < self._settings.batches_in_flight:
@@ -256,39 +255,49 @@ class Lane:
                 self._idle.set()
                 self._watch_deadline()
             return
-        error = reply if isinstance(reply, PubsubError) else ConnectionLostError(f"unexpected reply {reply!r}")
+        error = (
+            reply if isinstance(reply, PubsubError) else ConnectionLostError(f"unexpected reply {reply!r}")
+        )
         if not isinstance(error, ConnectionLostError) and not _fate_unknown_after(error):
             batch.fate_unknown = False
             batch.rejection = error
         if self._trouble is None:
             self._trouble = error
-        if self._recovery is None and not self._closed:
-            self._recovery = asyncio.create_task(
-                self._recover(), name=f"pubsub: publish again to {self.topic}"
-            )
+        self._start_recovery()
 
     # Recovering
 
     async def _recover(self) -> None:
         """Get to a link on which batches may be sent again, or fail those that cannot be."""
-        try:
-            while (self._queue or self._in_flight) and not self._closed:
-                await self._settled.wait()
-                self._take_back()
-                if not self._queue:
-                    break
-                if self._trouble is not None:
-                    await asyncio.sleep(self._backoff.next_seconds())
-                if await self._reconnect():
-                    return
-        finally:
-            self._recovery = None
-            if self._link is not None or not self._queue:
-                self._trouble = None
-            if not self._queue and not self._in_flight:
-                self._idle.set()
-            elif not self._closed:
-                self._flush()
+        while (self._queue or self._in_flight) and not self._closed:
+            await self._settled.wait()
+            self._take_back()
+            if not self._queue:
+                return
+            if self._trouble is not None:
+                await asyncio.sleep(self._backoff.next_seconds())
+            if await self._reconnect():
+                return
+
+    def _start_recovery(self) -> None:
+        if self._recovery is None and not self._closed:
+            self._recovery = asyncio.create_task(
+                self._recover(), name=f"pubsub: publish again to {self.topic}"
+            )
+            self._recovery.add_done_callback(self._recovered)
+
+    def _recovered(self, recovery: asyncio.Task[None]) -> None:
+        self._recovery = None
+        if recovery.cancelled() or self._closed:
+            return
+        if recovery.exception() is not None:
+            log.error("publishing to %s failed", self.topic, exc_info=recovery.exception())
+            self._fail_all(InternalError(f"publishing to {self.topic} failed inside pubsub; see the log"))
+        self._trouble = None
+        if self._queue or self._in_flight:
+            self._flush()
+        else:
+            self._idle.set()
 
     def _take_back(self) -> None:
         """Everything in flight has a reply, or lost its link: put back into the queue what must be sent again."""
@@ -377,7 +386,9 @@ class Lane:
         for batch in late:
             fate = "whether they were stored is unknown" if batch.fate_unknown else "they were not stored"
             batch.fail(
-                TimeoutExpiredError(f"messages to {self.topic} not acknowledged within {seconds} ({fate}){reason}")
+                TimeoutExpiredError(
+                    f"messages to {self.topic} not acknowledged within {seconds} ({fate}){reason}"
+                )
             )
         self._drop(late)
 

@@ -39,7 +39,9 @@ def as_payload(payload: bytes | bytearray | memoryview | str) -> bytes:
         try:
             return payload.encode()
         except UnicodeEncodeError as error:
-            raise InvalidRequestError(f"the payload holds text that cannot be written as UTF-8: {error}") from error
+            raise InvalidRequestError(
+                f"the payload holds text that cannot be written as UTF-8: {error}"
+            ) from error
     if isinstance(payload, bytearray | memoryview):
         return bytes(payload)
     raise InvalidRequestError(f"a payload is bytes or str, not {type(payload).__name__}")
@@ -70,7 +72,9 @@ def check_size(size_bytes: int, limit_bytes: int, index: int | None = None) -> N
         )
 
 
-def message_columns(message: Outgoing, key: str | None, headers: str | None) -> tuple[bytes, str | None, str | None]:
+def message_columns(
+    message: Outgoing, key: str | None, headers: str | None
+) -> tuple[bytes, str | None, str | None]:
     """Payload, key and headers text of one item; what the item does not say is `key` and `headers`."""
     if not isinstance(message, NewMessage):
         return as_payload(message), key, headers
@@ -94,7 +98,9 @@ def cut_batches(
     while chunk := list(itertools.islice(iterator, want)):
         yield from _cut_chunk(chunk, index, key, headers_text, limits)
         index += len(chunk)
-        average = sum(map(_rough_bytes, chunk[:FIRST_BATCH_MESSAGES])) // min(len(chunk), FIRST_BATCH_MESSAGES) + 1
+        average = (
+            sum(map(_rough_bytes, chunk[:FIRST_BATCH_MESSAGES])) // min(len(chunk), FIRST_BATCH_MESSAGES) + 1
+        )
         want = max(1, min(limits.batch_messages, limits.batch_bytes // average))
 
 

@@ -152,7 +152,9 @@ class Subscription:
         wait = REQUEST_SECONDS if left_seconds is None else max(0.1, min(REQUEST_SECONDS, left_seconds))
         route = await self._routes.find(self.topic, wait)
         if self.topic_id and route.topic_id != self.topic_id:
-            raise TopicNotFoundError(f"topic {self.topic} was deleted; the one of that name now is another topic")
+            raise TopicNotFoundError(
+                f"topic {self.topic} was deleted; the one of that name now is another topic"
+            )
         link = await self._routes.link(route)
         number = link.next_subscription()
         link.streams[number] = lambda frame: self._on_stream(number, frame)
@@ -197,7 +199,9 @@ class Subscription:
 
     def _reconnect(self) -> None:
         if self._recovery is None and not self._closed:
-            self._recovery = asyncio.create_task(self._recover(), name=f"pubsub: subscribe again to {self.topic}")
+            self._recovery = asyncio.create_task(
+                self._recover(), name=f"pubsub: subscribe again to {self.topic}"
+            )
 
     async def _recover(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,7 +210,9 @@ class Subscription:
             await self._connect(None if limit is None else loop.time() + limit)
         except PubsubError as error:
             if limit is not None and (error.retriable or isinstance(error, IndexUnavailableError)):
-                error = TimeoutExpiredError(f"{self.topic} could not be reached again within {limit:g} s: {error}")
+                error = TimeoutExpiredError(
+                    f"{self.topic} could not be reached again within {limit:g} s: {error}"
+                )
             self._error = error
             self._more.set()
         finally:

@@ -125,9 +125,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def fail(self, error: PubsubError, request: int = 0) -> None:
-        """Say what the other end did wrong, then close."""
+        """Say what the other end did wrong, then close. Nothing that still comes is looked at."""
         self.error = self.error or error
         self.send_frame(Failure(request, error.code, error.message, error.data))
+        self.open = False
+        self._end_after_failure()
+
+    def _end_after_failure(self) -> None:
         self.close()
 
     @property
@@ -147,15 +151,16 @@ class Connection(asyncio.Protocol):
         _keep_alive(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
+        if not self.open:  # it failed, and the rest is thrown away
+            return
         try:
             for frame in self._reader.feed(data):
                 self.on_frame(decode_frame(frame))
-                if not self.open:
+                if self._transport is None or self._transport.is_closing():
                     return
         except ProtocolError as error:
             log.info("closing %s: %s", self.remote, error)
             self.fail(error)
-            self.open = False
 
     def pause_writing(self) -> None:
         self.writable = False

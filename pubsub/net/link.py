@@ -153,15 +153,13 @@ class Link(Connection):
 
     async def closed(self) -> None:
         """Wait until the connection is gone."""
-        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.open:
-            self.when_lost(lambda: gone.done() or gone.set_result(None))
-            await gone
+            gone = asyncio.Event()
+            self.when_lost(gone.set)
+            await gone.wait()
 
 
-async def connect(
-    address: Address, greeting: m.Hello, limits: Limits, timeout_seconds: float = 3.0
-) -> Link:
+async def connect(address: Address, greeting: m.Hello, limits: Limits, timeout_seconds: float = 3.0) -> Link:
     """Connect to a peer or an index and exchange hellos.
 
     Raises:

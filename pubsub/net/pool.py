@@ -36,6 +36,7 @@ class LinkPool:
         attempt = self._attempts.get(address)
         if attempt is None:
             attempt = asyncio.create_task(self._open(address), name=f"pubsub: connect to {address}")
+            attempt.add_done_callback(_seen)
             self._attempts[address] = attempt
         # shielded: one caller who gives up must not take the attempt from the others
         return await asyncio.shield(attempt)
@@ -67,3 +68,9 @@ class LinkPool:
         for link in links:
             link.close()
         await asyncio.gather(*(link.closed() for link in links))
+
+
+def _seen(attempt: asyncio.Task[Link]) -> None:
+    """Whoever waited may have given up: a failed attempt is then nobody's news."""
+    if not attempt.cancelled():
+        attempt.exception()

@@ -25,6 +25,13 @@ from pubsub.protocol.handshake import ACCEPTED, check_hello
 
 log = logging.getLogger("pubsub.net")
 
+FAREWELL_SECONDS = 2.0
+"""How long a connection that broke the rules is kept for its error frame to be read."""
+
+LARGE_REPLIES: frozenset[type] = frozenset({m.Query})
+"""Requests whose reply may be megabytes. One connection has one of them under way, and only while it reads what
+it was sent: otherwise `running_requests` such replies would pile up for somebody who never reads."""
+
 ImmediateHandler = Callable[["ServerConnection", Any], None]
 RequestHandler = Callable[["ServerConnection", Any], Awaitable["m.Frame | list[m.Frame]"]]
 
@@ -54,7 +61,9 @@ class ServerConnection(Connection):
         self._server = server
         self._backlog: deque[m.Frame] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._large = asyncio.Lock()
         self._hello_timer: asyncio.TimerHandle | None = None
+        self._farewell_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -63,8 +72,23 @@ class ServerConnection(Connection):
 
     def _no_hello(self) -> None:
         self.fail(RemoteProtocolError(f"no hello within {self.limits.hello_seconds:g} s"))
-        # Whoever says nothing may not read either: do not wait for the error frame to be taken.
-        asyncio.get_running_loop().call_later(1.0, self.abort)
+
+    def fail(self, error: PubsubError, request: int = 0) -> None:
+        """Say what the other end did wrong, then close.
+
+        At first only our direction is closed, and what still comes is thrown away: closing a socket with bytes
+        unread resets the connection, and the error frame might be lost with it.
+        """
+        if self._transport is None or not self.open:
+            return
+        super().fail(error, request)
+        self._farewell_timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self.abort)
+
+    def _end_after_failure(self) -> None:
+        assert self._transport is not None
+        self._transport.write_eof()
+        if self._read_holds:
+            self._transport.resume_reading()
 
     def on_frame(self, frame: m.Frame) -> None:
         server = self._server
@@ -104,14 +128,23 @@ class ServerConnection(Connection):
 
     async def _answer(self, frame: Any) -> None:
         try:
-            reply = await self._server.service.requests[type(frame)](self, frame)
-            replies = reply if isinstance(reply, list) else [reply]
-            self.send(*map(encode_frame, replies))
+            if type(frame) in LARGE_REPLIES:
+                async with self._large:
+                    await self.until_writable()
+                    await self._handle(frame)
+            else:
+                await self._handle(frame)
         except PubsubError as error:
             self.refuse(frame.id, error)
         except Exception:
             log.exception("the request %s of %s failed", type(frame).__name__, self.remote)
-            self.refuse(frame.id, InternalError(f"{type(frame).__name__} failed inside the server; see its log"))
+            self.refuse(
+                frame.id, InternalError(f"{type(frame).__name__} failed inside the server; see its log")
+            )
+
+    async def _handle(self, frame: Any) -> None:
+        reply = await self._server.service.requests[type(frame)](self, frame)
+        self.send(*map(encode_frame, reply if isinstance(reply, list) else [reply]))
 
     def refuse(self, request: int, error: PubsubError) -> None:
         """Answer a request with an error."""
@@ -123,8 +156,9 @@ class ServerConnection(Connection):
 
     def on_lost(self) -> None:
         self._server.connections.discard(self)
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        for timer in (self._hello_timer, self._farewell_timer):
+            if timer is not None:
+                timer.cancel()
         self._backlog.clear()
         for task in self._running:
             task.cancel()
@@ -180,9 +214,9 @@ class Server:
                 await asyncio.gather(*(connection.finish() for connection in connections))
                 while self.connections and any(c.unsent_bytes for c in self.connections):
                     await asyncio.sleep(0.01)
-        for connection in list(self.connections):
-            connection.abort()
-        while self.connections:
+        while self.connections:  # also one whose accepting was under way when we stopped
+            for connection in list(self.connections):
+                connection.abort()
             await asyncio.sleep(0)
         if self._server is not None:
             await self._server.wait_closed()

@@ -13,9 +13,11 @@ import msgspec
 from pubsub.client.client import Client
 from pubsub.client.directory import Directory
 from pubsub.client.outgoing import Outgoing, check_key, check_size, message_columns
+from pubsub.client.routes import Route, Routes
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, PeerSettings, StorageSettings
 from pubsub.errors import PubsubError
 from pubsub.model import Address, TopicInfo, check_peer_name, parse_address, parse_addresses
+from pubsub.net.pool import LinkPool
 from pubsub.net.server import Server
 from pubsub.peer.node import Node
 from pubsub.peer.registration import Registration
@@ -89,7 +91,9 @@ class Peer(Client):
             await super().open()  # which knows what to say
             return
         if has_wal_reset_bug():
-            log.info("this SQLite can damage a WAL file under two writers; a peer has only one, so let no one else write")
+            log.info(
+                "this SQLite can damage a WAL file under two writers; a peer has only one, so let no one else write"
+            )
         store = await Store.open(self._data, self.name, self._storage_settings)
         try:
             greeting = hello("peer", self.name)
@@ -104,7 +108,8 @@ class Peer(Client):
         self._node.address = str(self._advertise or _reachable(listening))
         self._node.connections = lambda: len(self._server.connections)
         # As a client it asks itself: the node answers what it knows and passes on the rest.
-        self._addresses = [_reachable(listening)]
+        self._own_address = _reachable(listening)
+        self._addresses = [self._own_address]
         await super().open()
         self._registration = Registration(self._node, self._peer_settings)
         self._registering = asyncio.create_task(
@@ -160,8 +165,16 @@ class Peer(Client):
 
     # What differs from a client
 
+    def _make_routes(self) -> Routes:
+        return _OwnFirst(self._directory, self._pool, self._node, self._own_address)
+
     async def publish(
-        self, topic: str, payload: Outgoing, *, key: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        topic: str,
+        payload: Outgoing,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> int:
         own = self._own(topic)
         if own is None:
@@ -217,9 +230,24 @@ class Peer(Client):
         return self._node.status()
 
 
+class _OwnFirst(Routes):
+    """Routes of a peer: to its own topics never by the address that it advertises to others."""
+
+    def __init__(self, directory: Directory, pool: LinkPool, node: Node, own_address: Address) -> None:
+        super().__init__(directory, pool, relay=False)
+        self._node = node
+        self._own_address = own_address
+
+    async def find(self, topic: str, timeout_seconds: float) -> Route:
+        held = self._node.store.topics.get(topic)
+        if held is None or held.role != "owner":
+            return await super().find(topic, timeout_seconds)
+        return Route(
+            topic=topic, topic_id=held.id, epoch=held.epoch, owner=held.owner, address=self._own_address
+        )
+
+
 def _reachable(address: Address) -> Address:
     """Where to reach a server that listens on `address`: every interface means also this machine's own."""
-    own = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
+    own = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
     return msgspec.structs.replace(address, host=own.get(address.host, address.host))
-
-

@@ -14,7 +14,7 @@ _DELIVER_HEAD = struct.Struct(">IBBBI")
 _DELIVER_TAG = Deliver.__struct_config__.tag
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)  # type: ignore[arg-type]
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
 class FrameReader:
@@ -26,9 +26,10 @@ class FrameReader:
 
     def __init__(self, frame_bytes: int) -> None:
         self.frame_bytes = frame_bytes
-        self._pieces: list[bytes] = []
-        self._have = 0
+        self._partial = bytearray()
+        """One buffer, not a list of what was received: a sender of tiny pieces must not cost a multiple."""
         self._need = _LENGTH.size
+        """With so many bytes in `_partial` there is something to do."""
 
     def feed(self, data: bytes) -> list[memoryview]:
         """Take what has been received and return the frames that it completes, without their lengths.
@@ -36,40 +37,35 @@ class FrameReader:
         Raises:
             RemoteProtocolError: a frame is over the limit, or empty. The reader is of no use afterwards.
         """
-        self._have += len(data)
-        if self._have < self._need:
-            self._pieces.append(data)
-            return []
-        if self._pieces:
-            self._pieces.append(data)
-            data = b"".join(self._pieces)
-            self._pieces = []
-        view = memoryview(data)
+        received: bytes | bytearray = data
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._need:
+                return []
+            received, self._partial = self._partial, bytearray()
+        view = memoryview(received)
         frames: list[memoryview] = []
-        start, end = 0, len(data)
-        while True:
-            self._need = _LENGTH.size
-            if end - start < _LENGTH.size:
-                break
-            (length,) = _LENGTH.unpack_from(data, start)
+        start, end = 0, len(received)
+        while end - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(received, start)
             if not 0 < length <= self.frame_bytes:
                 raise RemoteProtocolError(
                     f"a frame of {length} bytes was announced; 1 to {self.frame_bytes} are allowed"
                 )
-            self._need += length
+            self._need = _LENGTH.size + length
             if end - start < self._need:
                 break
             frames.append(view[start + _LENGTH.size : start + self._need])
             start += self._need
-        if start < end:
-            self._pieces = [data[start:] if start else data]
-        self._have = end - start
+        else:
+            self._need = _LENGTH.size
+        self._partial += view[start:]
         return frames
 
     @property
     def incomplete(self) -> bool:
         """Whether part of a frame has been received."""
-        return self._have > 0
+        return bool(self._partial)
 
 
 def decode_frame(frame: memoryview | bytes) -> Frame:

@@ -1,0 +1,31 @@
+"""A peer in this process that needs no index: a client may be given its address."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+import pubsub
+from pubsub.protocol.messages import CopyState
+
+NOBODY = "127.0.0.1:1"
+"""An index address at which nothing answers."""
+
+_ids = count(1)
+
+
+async def make_topic(peer: pubsub.Peer, name: str) -> None:
+    """Have the peer own a topic, as if an index had said so."""
+    await peer._node.create_copy(
+        CopyState(id=next(_ids), topic=name, role="owner", owner=peer.name, epoch=1, created_us=1)
+    )
+
+
+@pytest.fixture
+async def peer(tmp_path: Path) -> AsyncIterator[pubsub.Peer]:
+    async with pubsub.Peer("alice", data=tmp_path / "alice", index=NOBODY) as peer:
+        await make_topic(peer, "a.b")
+        yield peer
