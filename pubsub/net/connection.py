@@ -101,6 +101,13 @@ class Connection(asyncio.Protocol):
         with contextlib.suppress(ValueError):
             self._on_lost.remove(callback)
 
+    async def closed(self) -> None:
+        """Wait until the connection is gone, or has failed."""
+        if self.open:
+            gone = asyncio.Event()
+            self.when_lost(gone.set)
+            await gone.wait()
+
     async def until_writable(self) -> None:
         """Wait until the other end has read what it was sent, or the connection is gone."""
         while self.open and not self.writable:

@@ -151,13 +151,6 @@ class Link(Connection):
         """
         return await self._welcomed
 
-    async def closed(self) -> None:
-        """Wait until the connection is gone."""
-        if self.open:
-            gone = asyncio.Event()
-            self.when_lost(gone.set)
-            await gone.wait()
-
 
 async def connect(address: Address, greeting: m.Hello, limits: Limits, timeout_seconds: float = 3.0) -> Link:
     """Connect to a peer or an index and exchange hellos.

@@ -212,8 +212,7 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 await asyncio.gather(*(connection.finish() for connection in connections))
-                while self.connections and any(c.unsent_bytes for c in self.connections):
-                    await asyncio.sleep(0.01)
+                await asyncio.gather(*(connection.closed() for connection in connections))  # all is sent
         while self.connections:  # also one whose accepting was under way when we stopped
             for connection in list(self.connections):
                 connection.abort()
