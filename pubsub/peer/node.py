@@ -5,7 +5,6 @@ passed on to the index otherwise.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sqlite3
 import time
@@ -15,11 +14,9 @@ from typing import Any
 import msgspec
 
 from pubsub.client.directory import Directory
-from pubsub.client.routes import topics_in
 from pubsub.config import Limits, PeerSettings
 from pubsub.core.credit import Window
 from pubsub.errors import (
-    InvalidNameError,
     InvalidRequestError,
     NotOwnerError,
     OffsetOutOfRangeError,
@@ -30,6 +27,7 @@ from pubsub.model import TopicInfo, check_topic_name, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.delivery import Deliveries
 from pubsub.peer.publishing import check_publish
+from pubsub.peer.tail import cut
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import next_position
 from pubsub.protocol.codec import encode_frame
@@ -60,7 +58,8 @@ class Node:
         self.started_us = time.time_ns() // 1000
         self.connections: Callable[[], int] = lambda: 0
         store.on_append = self.deliveries.on_append
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._starting: set[tuple[ServerConnection, int]] = set()
+        """Subscriptions whose first position is being looked for."""
 
     def welcome(self) -> m.Welcome:
         return m.Welcome(
@@ -76,12 +75,13 @@ class Node:
 
     @property
     def immediate(self) -> Mapping[type, ImmediateHandler]:
-        return {m.Publish: self.on_publish, m.Credit: self.on_credit, m.Unsubscribe: self.on_unsubscribe}
+        return {m.Publish: self.on_publish, m.Credit: self.on_credit}
 
     @property
     def requests(self) -> Mapping[type, RequestHandler]:
         return {
             m.Subscribe: self.on_subscribe,
+            m.Unsubscribe: self.on_unsubscribe,
             m.Query: self.on_query,
             m.CreateCopy: self.on_create_copy,
             m.DropCopy: self.on_drop_copy,
@@ -135,7 +135,7 @@ class Node:
                 frame.keys,
                 frame.headers,
                 frame.payloads,
-                size_bytes,
+                size_bytes + QUEUED_MESSAGE_BYTES * count,
                 done,
             )
         )
@@ -148,20 +148,25 @@ class Node:
     async def on_subscribe(self, connection: ServerConnection, frame: m.Subscribe) -> m.Frame | list[m.Frame]:
         if frame.window_messages < 0 or frame.window_bytes < 0:
             raise InvalidRequestError("a window is not negative")
-        if self.deliveries.find(connection, frame.subscription) is not None:
-            raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
         if not 0 <= frame.subscription < 2**32:
             raise InvalidRequestError("a subscription is numbered from 0 to 2^32 - 1")
         if self.deliveries.count(connection) >= self.limits.subscriptions:
             raise InvalidRequestError(f"at most {self.limits.subscriptions} subscriptions on one connection")
         topic = self.owned(frame.topic, frame.topic_id)
-        position = await self._position(topic, frame.start, frame.at_us)
+        mine = (connection, frame.subscription)
+        if self.deliveries.find(*mine) is not None or mine in self._starting:
+            raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
+        self._starting.add(mine)
+        try:
+            position = await self._position(topic, frame.start, frame.at_us)
+            if mine not in self._starting:
+                raise InvalidRequestError(f"subscription {frame.subscription} was ended before it began")
+        finally:
+            self._starting.discard(mine)
         if self.store.topics.get(topic.name) is not topic or not connection.open:
             raise TopicNotFoundError(f"topic {topic.name} was deleted")
         window = Window(frame.window_messages, frame.window_bytes)
-        delivery = self.deliveries.start(
-            connection, frame.subscription, topic, position, window, frame.name
-        )
+        delivery = self.deliveries.start(connection, frame.subscription, topic, position, window, frame.name)
         connection.send_frame(
             m.Subscribed(id=frame.id, topic_id=topic.id, epoch=topic.epoch, position=position)
         )
@@ -194,9 +199,10 @@ class Node:
         if delivery is not None and 0 <= frame.messages < 2**40 and 0 <= frame.bytes < 2**50:
             delivery.credit(frame.messages, frame.bytes)
 
-    def on_unsubscribe(self, connection: ServerConnection, frame: m.Unsubscribe) -> None:
+    async def on_unsubscribe(self, connection: ServerConnection, frame: m.Unsubscribe) -> m.Frame:
+        self._starting.discard((connection, frame.subscription))
         self.deliveries.stop(connection, frame.subscription)
-        connection.send_frame(m.Done(frame.id))
+        return m.Done(frame.id)
 
     async def on_query(self, connection: ServerConnection, frame: m.Query) -> m.Frame:
         if frame.limit < 1:
@@ -204,6 +210,8 @@ class Node:
         topic = self.owned(frame.topic, frame.topic_id)
         position = await self._position(topic, frame.start, frame.at_us)
         batch = await self.store.read(topic, position, frame.limit)
+        if batch is not None:  # a read may overshoot, a frame must not
+            batch = next(cut(batch, len(batch.payloads), self.limits.batch_bytes))
         return m.QueryResult(
             id=frame.id,
             topic_id=topic.id,
@@ -317,7 +325,9 @@ class Node:
 
     async def on_topics(self, connection: ServerConnection, frame: m.Topics) -> m.Frame | list[m.Frame]:
         try:
-            return await self._ask_index(frame.id, lambda request: m.Topics(request, frame.pattern, frame.offsets))
+            return await self._ask_index(
+                frame.id, lambda request: m.Topics(request, frame.pattern, frame.offsets)
+            )
         except PubsubError as error:
             topic = self.store.topics.get(frame.pattern)
             if topic is None or not error.retriable:
@@ -327,7 +337,9 @@ class Node:
     async def on_peers(self, connection: ServerConnection, frame: m.Peers) -> m.Frame | list[m.Frame]:
         return await self._ask_index(frame.id, m.Peers)
 
-    async def on_create_topic(self, connection: ServerConnection, frame: m.CreateTopic) -> m.Frame | list[m.Frame]:
+    async def on_create_topic(
+        self, connection: ServerConnection, frame: m.CreateTopic
+    ) -> m.Frame | list[m.Frame]:
         return await self._ask_index(
             frame.id,
             lambda request: m.CreateTopic(
@@ -335,7 +347,9 @@ class Node:
             ),
         )
 
-    async def on_delete_topic(self, connection: ServerConnection, frame: m.DeleteTopic) -> m.Frame | list[m.Frame]:
+    async def on_delete_topic(
+        self, connection: ServerConnection, frame: m.DeleteTopic
+    ) -> m.Frame | list[m.Frame]:
         return await self._ask_index(frame.id, lambda request: m.DeleteTopic(request, frame.topic))
 
     async def _ask_index(self, request: int, make: Callable[[int], m.Request]) -> list[m.Frame]:
@@ -347,13 +361,27 @@ class Node:
     async def on_watch(self, connection: ServerConnection, frame: m.Watch) -> m.Frame | list[m.Frame]:
         link = await self.directory.link()
         own = link.next_id()
-        link.watchers[own] = lambda changes: connection.send_frame(m.Changes(frame.id, changes.changes))
+
+        def forget() -> None:
+            link.watchers.pop(own, None)
+            link.forget_when_lost(connection.close)
+
+        def pass_on(changes: m.Changes) -> None:
+            if connection.writable:
+                connection.send_frame(m.Changes(frame.id, changes.changes))
+            else:
+                connection.abort()  # it does not read: nothing piles up for it, and it looks anew when it is back
+
+        link.watchers[own] = pass_on
         # Without the index nothing more would come: let the watcher connect anew and find out.
         link.when_lost(connection.close)
-        connection.when_lost(lambda: (link.watchers.pop(own, None), link.forget_when_lost(connection.close)) and None)
+        connection.when_lost(forget)
         await link.request(m.Watch(own, frame.pattern), FORWARD_SECONDS)
         return m.Done(frame.id)
 
+
+QUEUED_MESSAGE_BYTES = 16
+"""What a message waiting for its commit counts for besides what it carries, so that empty ones are bounded too."""
 
 FORWARD_SECONDS = 4.0
 """How long the index may take to answer what is passed on to it: less than a client waits for us."""

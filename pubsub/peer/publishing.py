@@ -6,6 +6,9 @@ from pubsub.errors import InvalidRequestError, MessageTooLargeError
 from pubsub.protocol.batch import column_bytes, decode_headers
 from pubsub.protocol.messages import Publish
 
+BATCH_MESSAGES = 10_000
+"""Most messages in one publish: a frame of empty ones could hold millions, and a commit takes it whole."""
+
 
 def check_publish(frame: Publish, message_bytes: int) -> int:
     """The size of a batch: payloads, keys and headers.
@@ -18,6 +21,8 @@ def check_publish(frame: Publish, message_bytes: int) -> int:
     count = len(frame.payloads)
     if count == 0:
         raise InvalidRequestError("a batch holds at least one message")
+    if count > BATCH_MESSAGES:
+        raise InvalidRequestError(f"a batch holds at most {BATCH_MESSAGES} messages, not {count}")
     for name, column in (("keys", frame.keys), ("headers", frame.headers)):
         if column is not None and len(column) != count:
             raise InvalidRequestError(f"a batch of {count} messages has {len(column)} {name}")

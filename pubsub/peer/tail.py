@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from pubsub.protocol.batch import batch_bytes, slice_batch
+from pubsub.protocol.batch import batch_bytes, message_sizes, slice_batch
 from pubsub.protocol.codec import encode_batch
 from pubsub.protocol.messages import Batch
 
@@ -93,10 +93,27 @@ class Tail:
 
 
 def cut(batch: Batch, most_messages: int, most_bytes: int) -> Iterator[Batch]:
-    """Cut a batch into ones of at most `most_messages` and about `most_bytes`."""
+    """Cut a batch into ones of at most `most_messages`, and at most twice `most_bytes` unless it is one message.
+
+    Messages of about the same size, the usual case, are cut by their average without a look at each.
+    """
     count = len(batch.payloads)
     size_bytes = batch_bytes(batch)
     if size_bytes > most_bytes:
         most_messages = max(1, min(most_messages, count * most_bytes // size_bytes))
     for start in range(0, count, most_messages):
-        yield slice_batch(batch, start, start + most_messages)
+        part = slice_batch(batch, start, start + most_messages)
+        if size_bytes > most_bytes and batch_bytes(part) > 2 * most_bytes:
+            yield from _cut_exactly(part, most_bytes)
+        else:
+            yield part
+
+
+def _cut_exactly(batch: Batch, most_bytes: int) -> Iterator[Batch]:
+    start, room = 0, most_bytes
+    for position, size_bytes in enumerate(message_sizes(batch)):
+        if size_bytes > room and position > start:
+            yield slice_batch(batch, start, position)
+            start, room = position, most_bytes
+        room -= size_bytes
+    yield slice_batch(batch, start, len(batch.payloads))
