@@ -161,8 +161,10 @@ class Subscription:
         self._link, self._number = link, number
         try:
             reply = await link.request(self._subscribe_frame(link, route, number), wait)
-        except BaseException:
+        except BaseException as error:
             self._leave()
+            if isinstance(error, TimeoutExpiredError | asyncio.CancelledError):
+                _end_stream(link, number)  # the owner may have begun it, or still do so
             raise
         if not isinstance(reply, m.Subscribed):
             raise RemoteProtocolError(f"unexpected reply to subscribe: {type(reply).__name__}")
@@ -306,10 +308,8 @@ class Subscription:
             await asyncio.gather(self._recovery, return_exceptions=True)
         link, number = self._link, self._number
         self._leave()
-        if link is not None and link.open:
-            link.call(
-                request := link.next_id(), encode_frame(m.Unsubscribe(request, number)), lambda reply: None
-            )
+        if link is not None:
+            _end_stream(link, number)
 
     async def __aenter__(self) -> Subscription:
         if self._closed:
@@ -325,3 +325,9 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _end_stream(link: Link, number: int) -> None:
+    if link.open:
+        request = link.next_id()
+        link.call(request, encode_frame(m.Unsubscribe(request, number)), lambda reply: None)
