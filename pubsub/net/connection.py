@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import cast
 
 from pubsub.config import Limits
-from pubsub.errors import ConnectionLostError, ProtocolError, PubsubError
+from pubsub.errors import ConnectionLostError, InternalError, ProtocolError, PubsubError
 from pubsub.model import Address
 from pubsub.protocol.codec import FrameReader, decode_frame, encode_frame
 from pubsub.protocol.messages import Failure, Frame
@@ -168,6 +168,9 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             log.info("closing %s: %s", self.remote, error)
             self.fail(error)
+        except Exception:
+            log.exception("a frame from %s could not be handled; closing the connection", self.remote)
+            self.fail(InternalError("a frame could not be handled; see the log of the other end"))
 
     def pause_writing(self) -> None:
         self.writable = False
