@@ -1,0 +1,104 @@
+"""`python -m benchmarks`: runs scenarios, everybody in turn in each repetition, and reports.
+
+Exit code: 0 when every run was whole, whether or not the targets were met (a shared machine misses them without our
+doing); 1 when a run failed, that is lost a message or did not end; 2 for a wrong call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.machine import describe
+from benchmarks.readings import Line, Repetition, RunFailedError, Scenario, Subject, summarize
+from benchmarks.scenarios.all import SCENARIOS
+from benchmarks.stage import Stage
+
+REPETITIONS = 3
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="What this machine can do, and how much of it a topic reaches: medians, with min and max.",
+    )
+    parser.add_argument(
+        "scenarios", metavar="SCENARIO", nargs="*", help=f"of {', '.join(SCENARIOS)}; all if none is given"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small inputs: a look in under a minute, not a measurement"
+    )
+    parser.add_argument("--repetitions", type=int, metavar="N", help=f"{REPETITIONS}; with --quick 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON lines")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="on whose disk to measure; the temporary directory"
+    )
+    given = parser.parse_args(argv)
+    unknown = [name for name in given.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if given.repetitions is None:
+        given.repetitions = 1 if given.quick else REPETITIONS
+    if given.repetitions < 1:
+        parser.error("at least one repetition")
+    if given.directory is not None and not given.directory.is_dir():
+        parser.error(f"{given.directory} is not a directory")
+    return given
+
+
+async def measure(subject: Subject, scenario: Scenario, number: int, given: argparse.Namespace) -> Repetition:
+    """One subject, once."""
+    try:
+        async with Stage(quick=given.quick, parent=given.directory) as stage:
+            figures = await subject.measure(stage)  # type: ignore[misc]
+        return Repetition(scenario=scenario.name, subject=subject.name, number=number, figures=figures)
+    except RunFailedError as error:
+        return Repetition(scenario=scenario.name, subject=subject.name, number=number, failed=str(error))
+
+
+async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -> list[Line]:
+    """One scenario: in each repetition all its subjects in turn."""
+    repetitions: list[Repetition] = []
+    for number in range(1, given.repetitions + 1):
+        for subject in scenario.subjects:
+            with console.status(
+                f"{scenario.name}, repetition {number} of {given.repetitions}: {subject.name}"
+            ):
+                repetitions.append(await measure(subject, scenario, number, given))
+    return summarize(scenario, repetitions)
+
+
+async def run_all(given: argparse.Namespace, console: Console) -> int:
+    machine = describe(given.directory or Path(tempfile.gettempdir()))
+    console.print(str(machine), style="dim")
+    results: list[tuple[Scenario, list[Line]]] = []
+    for name in given.scenarios or SCENARIOS:
+        lines = await run(SCENARIOS[name], given, console)
+        report.show(console, SCENARIOS[name], lines)
+        results.append((SCENARIOS[name], lines))
+    if given.json:
+        given.json.write_bytes(report.json_lines(machine, given.repetitions, given.quick, results))
+    if given.markdown:
+        given.markdown.write_text(report.markdown(machine, results))
+    return int(any(line.failed for _, lines in results for line in lines))
+
+
+def main() -> int:
+    given = arguments(sys.argv[1:])
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        return asyncio.run(run_all(given, console))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The physical limits of the machine, measured with nothing of ours in between: disk, SQLite, loopback.
+
+The table that SQLite writes and reads here is the peer's, made by the peer's own schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.payloads import payloads
+from benchmarks.worker import Cue
+from pubsub.storage.migrate import upgrade
+
+BLOCK_BYTES = 4096
+REUSED_BLOCKS = 256
+CHUNK_BYTES = 1 << 16
+
+_TOPIC = 1
+_INSERT = "INSERT INTO messages VALUES (?, ?, ?, NULL, NULL, ?)"
+_SELECT = (
+    "SELECT offset, published_at, key, headers, payload FROM messages "
+    "WHERE topic_id = ? AND offset >= ? ORDER BY offset LIMIT ?"
+)
+
+
+async def write_and_sync(cue: Cue, *, directory: str, count: int) -> dict[str, Any]:
+    """Write 4 KiB and fdatasync, `count` times: at the end of a growing file, and over blocks that are there."""
+    block = os.urandom(BLOCK_BYTES)
+    path = Path(directory) / "blocks"
+    await cue.ready()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        growing = [_write(descriptor, block, number) for number in range(count)]
+        within = [_write(descriptor, block, number % REUSED_BLOCKS) for number in range(count)]
+    finally:
+        os.close(descriptor)
+    return {"growing": growing, "within": within}
+
+
+def _write(descriptor: int, block: bytes, number: int) -> float:
+    began = time.perf_counter()
+    os.pwrite(descriptor, block, number * BLOCK_BYTES)
+    os.fdatasync(descriptor)
+    return time.perf_counter() - began
+
+
+def _database(directory: str) -> sqlite3.Connection:
+    path = Path(directory) / "raw.db"
+    upgrade(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _fill(connection: sqlite3.Connection, messages: list[bytes], rows_per_commit: int) -> None:
+    now_us = time.time_ns() // 1000
+    for start in range(0, len(messages), rows_per_commit):
+        part = messages[start : start + rows_per_commit]
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            _INSERT, [(_TOPIC, offset, now_us, message) for offset, message in enumerate(part, start)]
+        )
+        connection.execute("COMMIT")
+
+
+async def sqlite_insert(
+    cue: Cue, *, directory: str, count: int, size_bytes: int, rows_per_commit: int
+) -> dict[str, Any]:
+    """`executemany` of rows like the peer's into its table."""
+    connection = _database(directory)
+    messages = payloads(0, count, size_bytes)
+    await cue.ready()
+    began = time.perf_counter()
+    _fill(connection, messages, rows_per_commit)
+    seconds = time.perf_counter() - began
+    connection.close()
+    return {"seconds": seconds}
+
+
+async def sqlite_read(
+    cue: Cue, *, directory: str, count: int, size_bytes: int, rows_per_read: int
+) -> dict[str, Any]:
+    """Read the whole table in ranges, to rows as the sqlite3 module makes them."""
+    connection = _database(directory)
+    _fill(connection, payloads(0, count, size_bytes), 1000)
+    await cue.ready()
+    began = time.perf_counter()
+    offset = 0
+    while rows := connection.execute(_SELECT, (_TOPIC, offset, rows_per_read)).fetchall():
+        offset = rows[-1][0] + 1
+    seconds = time.perf_counter() - began
+    connection.close()
+    assert offset == count
+    return {"seconds": seconds}
+
+
+class _Sink(asyncio.Protocol):
+    def __init__(self, expected_bytes: int) -> None:
+        self.left_bytes = expected_bytes
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.left_bytes -= len(data)
+        if self.left_bytes <= 0 and not self.done.done():
+            self.done.set_result(time.monotonic_ns())
+
+
+async def loopback_sink(cue: Cue, *, size_bytes: int) -> dict[str, Any]:
+    """Take `size_bytes` from one connection and report when the last arrived."""
+    loop = asyncio.get_running_loop()
+    sink = _Sink(size_bytes)
+    server = await loop.create_server(lambda: sink, "127.0.0.1", 0)
+    await cue.ready(port=server.sockets[0].getsockname()[1])
+    ended_ns = await sink.done
+    server.close()
+    return {"ended_ns": ended_ns}
+
+
+async def loopback_source(cue: Cue, *, port: int, size_bytes: int) -> dict[str, Any]:
+    """Send `size_bytes` and report when the first left."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    chunk = os.urandom(CHUNK_BYTES)
+    await cue.ready()
+    began_ns = time.monotonic_ns()
+    left_bytes = size_bytes
+    while left_bytes > 0:
+        writer.write(chunk[:left_bytes])
+        left_bytes -= CHUNK_BYTES
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    return {"began_ns": began_ns}

@@ -1,0 +1,133 @@
+"""The parts of a publisher: all at once, many callers, one at a time, and at a fixed rate.
+
+Each reports when it began and ended (ns of the monotonic clock, which all processes of a machine share), its CPU time,
+and what was asked of it. Payloads are made before the clock starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from benchmarks.pacing import Pace
+from benchmarks.payloads import payload, payloads, verify
+from benchmarks.readings import RunFailedError
+from benchmarks.systems.names import Driver, driver
+from benchmarks.worker import Cue
+
+WARM_STREAM = 0xFFFF_FFFF
+"""Stream of the messages that open connections and fill caches before the clock starts."""
+
+READ_BACK_SECONDS = 60.0
+
+
+async def publish_many(
+    cue: Cue, *, running: dict[str, Any], count: int, size_bytes: int, first: int = 0
+) -> dict[str, Any]:
+    """All messages in one call."""
+    publisher = driver(running)
+    await publisher.open()
+    messages = payloads(0, count, size_bytes, first)
+    await cue.ready()
+    clock = _Clock()
+    await publisher.publish_many(messages)
+    found = clock.stop()
+    await publisher.close()
+    return found
+
+
+async def publish_callers(
+    cue: Cue, *, running: dict[str, Any], callers: int, each: int, size_bytes: int
+) -> dict[str, Any]:
+    """Many callers at once, each awaiting one publish after the other; a caller is a stream."""
+    publisher = driver(running)
+    await publisher.open()
+    messages = [payloads(caller, each, size_bytes) for caller in range(callers)]
+
+    async def call(own: list[bytes]) -> None:
+        for message in own:
+            await publisher.publish(message)
+
+    await cue.ready()
+    clock = _Clock()
+    await asyncio.gather(*map(call, messages))
+    found = clock.stop()
+    await publisher.close()
+    return found
+
+
+async def publish_one_by_one(
+    cue: Cue, *, running: dict[str, Any], count: int, warm: int, size_bytes: int
+) -> dict[str, Any]:
+    """One awaited publish at a time; reports how long each took. Reads all of it back at the end."""
+    publisher = driver(running)
+    await publisher.open()
+    messages = payloads(0, count, size_bytes)
+    await _warm(publisher, warm, size_bytes)
+    await cue.ready()
+    clock = _Clock()
+    took = []
+    for message in messages:
+        began = time.perf_counter()
+        await publisher.publish(message)
+        took.append(time.perf_counter() - began)
+    found = clock.stop()
+    stored: list[bytes] = []
+    await publisher.subscribe(from_start=True)
+    async with asyncio.timeout(READ_BACK_SECONDS):
+        await publisher.receive(stored.append, warm + count)
+    await publisher.close()
+    verify(stored, {WARM_STREAM: warm, 0: count})
+    return found | {"seconds": took}
+
+
+async def publish_open_loop(
+    cue: Cue, *, running: dict[str, Any], per_second: int, seconds: float, warm: int, size_bytes: int
+) -> dict[str, Any]:
+    """At a fixed rate, whether or not earlier ones have been acknowledged; times count from the intended instant."""
+    publisher = driver(running)
+    await publisher.open()
+    await _warm(publisher, warm, size_bytes)
+    await cue.ready()
+    count = int(per_second * seconds)
+    took: list[float] = []
+    clock = _Clock()
+
+    async def send(number: int, intended_ns: int) -> None:
+        await publisher.publish(payload(0, number, size_bytes, intended_ns))
+        took.append((time.monotonic_ns() - intended_ns) / 1e9)
+
+    async with asyncio.TaskGroup() as group:
+        with Pace(1.0 / per_second) as pace:
+            number = 0
+            while number < count:
+                for intended_ns in await pace.due():
+                    group.create_task(send(number, intended_ns))
+                    number += 1
+                    if number == count:
+                        break
+    found = clock.stop()
+    await publisher.close()
+    if len(took) != count:
+        raise RunFailedError(f"{len(took)} of {count} publishes were acknowledged")
+    return found | {"seconds": took}
+
+
+async def _warm(publisher: Driver, count: int, size_bytes: int) -> None:
+    for message in payloads(WARM_STREAM, count, size_bytes):
+        await publisher.publish(message)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._cpu = time.process_time()
+        self._began_ns = time.monotonic_ns()
+
+    def stop(self) -> dict[str, Any]:
+        ended_ns = time.monotonic_ns()
+        return {
+            "began_ns": self._began_ns,
+            "ended_ns": ended_ns,
+            "cpu_seconds": time.process_time() - self._cpu,
+        }

@@ -1,0 +1,65 @@
+"""What a system must offer, and where each is. Imported by workers too: no system is imported before it is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from benchmarks.stage import Child, Stage
+
+MODULES = {"pubsub": "benchmarks.systems.ours"}
+"""System -> the module with its `System` and its `Driver`."""
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A system that has been started, with one empty topic."""
+
+    system: str
+    """Its name in `MODULES`."""
+    where: dict[str, Any]
+    """What its driver needs to find it."""
+    store: Child
+    """The server that keeps the messages: its memory and CPU time are looked at."""
+
+
+class System(Protocol):
+    """Starts a system."""
+
+    name: str
+    promise: str
+    """What an acknowledged publish survives, in words."""
+
+    async def start(self, stage: Stage) -> Running: ...
+
+
+class Driver(Protocol):
+    """Uses a system from Python."""
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def publish_many(self, payloads: list[bytes]) -> None:
+        """Publish in order, as fast as the client can; all are acknowledged on return."""
+
+    async def publish(self, payload: bytes) -> None:
+        """Publish one; it is acknowledged on return. Many callers may do so at once."""
+
+    async def subscribe(self, *, from_start: bool) -> None:
+        """Begin to receive: everything from now on, or also all there is."""
+
+    async def receive(self, take: Callable[[bytes], object], count: int) -> None:
+        """Receive `count` messages one by one, calling `take` with the payload of each."""
+
+
+def driver(running: dict[str, Any]) -> Driver:
+    """The driver of a running system, as `Running` describes it to a worker."""
+    module = importlib.import_module(MODULES[running["system"]])
+    return module.Driver(**running["where"])  # type: ignore[no-any-return]
+
+
+def reference(running: Running) -> dict[str, Any]:
+    """What a worker is told of a running system."""
+    return {"system": running.system, "where": running.where}

@@ -1,0 +1,70 @@
+"""The process that plays a part in a measurement: `python -m benchmarks.worker PART TASK`, started by `Stage`.
+
+It writes JSON, one object a line: first what it says when it is ready, then, after a line on stdin, what it found,
+or {"failed": why}. Stdout belongs to these lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from benchmarks.readings import RunFailedError
+
+PARTS = {
+    "publish-many": "benchmarks.publishing:publish_many",
+    "publish-callers": "benchmarks.publishing:publish_callers",
+    "publish-one-by-one": "benchmarks.publishing:publish_one_by_one",
+    "publish-open-loop": "benchmarks.publishing:publish_open_loop",
+    "subscribe": "benchmarks.subscribing:subscribe",
+    "write-and-sync": "benchmarks.limits:write_and_sync",
+    "sqlite-insert": "benchmarks.limits:sqlite_insert",
+    "sqlite-read": "benchmarks.limits:sqlite_read",
+    "loopback-sink": "benchmarks.limits:loopback_sink",
+    "loopback-source": "benchmarks.limits:loopback_source",
+}
+"""Part -> the coroutine function that plays it, called with a `Cue` and the task."""
+
+
+class Cue:
+    """How a part talks to the measurement."""
+
+    async def ready(self, **words: Any) -> None:
+        """Say that all is prepared, and wait for the sign to begin."""
+        self.say(words)
+        if not await asyncio.to_thread(sys.stdin.readline):
+            raise RunFailedError("the measurement was given up")
+
+    @staticmethod
+    def say(words: dict[str, Any]) -> None:
+        sys.stdout.buffer.write(msgspec.json.encode(words) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+async def _play(part: Callable[..., Awaitable[dict[str, Any]]], task: dict[str, Any]) -> None:
+    cue = Cue()
+    try:
+        found = await part(cue, **task)
+    except RunFailedError as error:
+        found = {"failed": str(error)}
+    cue.say(found)
+
+
+def main() -> None:
+    module, _, name = PARTS[sys.argv[1]].partition(":")
+    part = getattr(importlib.import_module(module), name)
+    task = msgspec.json.decode(sys.argv[2])
+    try:
+        from uvloop import run
+    except ImportError:  # not on every platform
+        from asyncio import run
+    run(_play(part, task))
+
+
+if __name__ == "__main__":
+    main()

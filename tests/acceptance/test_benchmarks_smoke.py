@@ -1,0 +1,131 @@
+"""The benchmarks run, verify what they carry, and say so when a run is not whole. No test here looks at a speed."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.payloads import payloads, verify
+from benchmarks.readings import (
+    Ratio,
+    Repetition,
+    RunFailedError,
+    Scenario,
+    Subject,
+    Target,
+    percentile,
+    summarize,
+)
+from benchmarks.scenarios.all import SCENARIOS
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+async def run_benchmarks(*arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "benchmarks",
+        *arguments,
+        cwd=CHECKOUT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+@pytest.mark.parametrize("name", ["throughput", "single"])
+async def test_a_quick_scenario_runs_whole_and_writes_json_lines(name: str, tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    code, output = await run_benchmarks("--quick", "--json", str(results), "--directory", str(tmp_path), name)
+    assert code == 0, output
+    head, *lines = map(msgspec.json.decode, results.read_bytes().splitlines())
+    assert head["quick"] is True
+    assert head["machine"]["cores"] >= 1
+    assert {line["subject"] for line in lines} == {s.name for s in SCENARIOS[name].subjects}
+    for line in lines:
+        assert line["failed"] == []
+        assert line["min"] <= line["median"] <= line["max"]
+    for target in SCENARIOS[name].targets:
+        assert any(line["metric"] == target.metric and line["target"] for line in lines)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]  # nothing is left behind
+
+
+async def test_an_unknown_scenario_is_a_usage_error_that_names_those_there_are() -> None:
+    code, output = await run_benchmarks("nonsense")
+    assert code == 2
+    assert "throughput" in output
+
+
+def test_a_whole_run_is_verified() -> None:
+    verify(payloads(0, 5, 100) + payloads(1, 5, 100), {0: 5, 1: 5})
+
+
+@pytest.mark.parametrize(
+    ("received", "why"),
+    [
+        (payloads(0, 5, 100)[:3] + payloads(0, 5, 100)[4:], "1 of 5 messages lost"),
+        (payloads(0, 4, 100), "1 of 5 messages lost"),
+        (payloads(0, 5, 100) + payloads(0, 5, 100)[4:], "1 doubled or late"),
+        (payloads(0, 5, 100)[1::-1] + payloads(0, 5, 100)[2:], "1 doubled or late"),
+        (payloads(0, 6, 100), "1 never published"),
+        (payloads(0, 5, 100) + payloads(9, 1, 100), "1 never published"),
+    ],
+    ids=["gap", "end missing", "twice", "out of order", "too many", "another stream"],
+)
+def test_a_run_that_is_not_whole_fails_and_says_why(received: list[bytes], why: str) -> None:
+    with pytest.raises(RunFailedError, match=why):
+        verify(received, {0: 5})
+
+
+async def _measure(stage: object) -> dict[str, float]:
+    return {}
+
+
+def scenario_with_target() -> Scenario:
+    return Scenario(
+        name="s",
+        title="",
+        subjects=(Subject(name="ours", measure=_measure), Subject(name="limit", measure=_measure)),
+        ratios=(Ratio(subject="ours", metric="took", over=("limit", "took"), name="times"),),
+        targets=(Target(subject="ours", metric="times", at_most=3),),
+    )
+
+
+def repetition(subject: str, number: int, took: float) -> Repetition:
+    return Repetition(scenario="s", subject=subject, number=number, figures={"took": took})
+
+
+def test_a_ratio_is_taken_within_each_repetition_and_its_median_is_held_against_the_target() -> None:
+    runs = [
+        ("ours", 1, 2.0),
+        ("limit", 1, 1.0),
+        ("ours", 2, 40.0),
+        ("limit", 2, 10.0),
+        ("ours", 3, 5.0),
+        ("limit", 3, 2.0),
+    ]
+    lines = summarize(scenario_with_target(), [repetition(*run) for run in runs])
+    times = next(line for line in lines if line.metric == "times")
+    assert (times.min, times.median, times.max) == (2.0, 2.5, 4.0)
+    assert times.met is True
+
+
+def test_a_failed_repetition_fails_the_target_and_is_shown() -> None:
+    failed = Repetition(scenario="s", subject="ours", number=2, failed="1 of 5 messages lost")
+    lines = summarize(
+        scenario_with_target(), [repetition("ours", 1, 1.0), repetition("limit", 1, 1.0), failed]
+    )
+    times = next(line for line in lines if line.metric == "times")
+    assert times.met is False
+    assert times.failed == ["repetition 2: 1 of 5 messages lost"]
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0], 50) == 2.0
+    assert percentile([float(n) for n in range(1, 101)], 99) == 99.0
+    assert percentile([7.0], 99.9) == 7.0
