@@ -18,6 +18,7 @@ from pubsub.errors import InvalidRequestError, PeerNameTakenError, PubsubError
 from pubsub.index.clock import LATEST_US, Clock
 from pubsub.index.coalescing import Coalescer
 from pubsub.index.peer_table import PeerTable
+from pubsub.index.settling import Settling
 from pubsub.model import Address, check_peer_name, check_topic_name, parse_address
 from pubsub.net.link import connect
 from pubsub.net.server import ServerConnection
@@ -46,6 +47,7 @@ class Registration:
         self,
         registry: Registry,
         peers: PeerTable,
+        settling: Settling,
         greeting: m.Hello,
         here: Callable[[], object],
         settings: IndexSettings,
@@ -54,6 +56,7 @@ class Registration:
     ) -> None:
         self._registry = registry
         self._peers = peers
+        self._settling = settling
         self._greeting = greeting
         self._here = here
         self._settings = settings
@@ -147,7 +150,10 @@ class Registration:
         return m.HeartbeatReply(frame.id, known=outcome == "ok")
 
     async def _beat_all(self, beats: Sequence[Heartbeat]) -> Sequence[HeartbeatOutcome]:
-        return await self._registry.heartbeat(beats, self._settings.ttl_seconds, self._clock())
+        outcomes = await self._registry.heartbeat(beats, self._settings.ttl_seconds, self._clock())
+        if "missing" in outcomes:
+            await self._settling.look()  # if all records are lost, the new life begins before anybody returns
+        return outcomes
 
     async def _report_all(self, reports: Sequence[_Report]) -> Sequence[None]:
         merged: dict[str, dict[str, Mapping[str, int]]] = {}

@@ -73,7 +73,14 @@ class IndexServer:
         settling = self._settling = Settling(registry, peers, ttl_seconds, clock, self._on_new_life)
         directory = self._directory = Directory(registry, peers, settling, links, self.settings, clock)
         self._registration = Registration(
-            registry, peers, greeting, lambda: self._server.address, self.settings, self.limits, clock
+            registry,
+            peers,
+            settling,
+            greeting,
+            lambda: self._server.address,
+            self.settings,
+            self.limits,
+            clock,
         )
         announcing = Announcing(registry, peers, self._spawn, clock)
         topics = Topics(registry, peers, directory, settling, links, ttl_seconds, self._spawn, clock)
@@ -208,7 +215,7 @@ class IndexServer:
                 await self._stopping.wait()
                 raise _Stop
         except BaseExceptionGroup as group:
-            faults = group.subgroup(lambda error: not isinstance(error, _Stop))
+            _, faults = group.split(_Stop)
             if faults is not None:
                 first = _first_of(faults)
                 raise InternalError(f"the index stopped because of a fault: {first!r}") from first

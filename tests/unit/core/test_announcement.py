@@ -110,7 +110,11 @@ def test_many_copies_are_planned_each_for_itself() -> None:
 
 
 def test_a_topic_that_the_peer_owns_and_did_not_announce_is_created() -> None:
-    mine, announced, other = Record(name="a", id=1), Record(name="b", id=2), Record(name="c", id=3, owner="bob")
+    mine, announced, other = (
+        Record(name="a", id=1),
+        Record(name="b", id=2),
+        Record(name="c", id=3, owner="bob"),
+    )
     assert plan_creations(PEER, [mine, announced, other, None], announced={2}) == [mine]
 
 

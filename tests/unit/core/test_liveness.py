@@ -40,7 +40,8 @@ def test_those_whose_standing_differs_have_changed(
 
 
 @pytest.mark.parametrize(
-    ("incarnation", "count"), [("ab.1", 1), ("ab.27", 27), ("a.b.3", 3), ("ab", 0), ("ab.x", 0), ("", 0), ("ab.²", 0)]
+    ("incarnation", "count"),
+    [("ab.1", 1), ("ab.27", 27), ("a.b.3", 3), ("ab", 0), ("ab.x", 0), ("", 0), ("ab.²", 0)],
 )
 def test_the_start_count_is_read_from_the_incarnation(incarnation: str, count: int) -> None:
     assert start_count(incarnation) == count
@@ -56,7 +57,9 @@ def test_a_fresh_installation_is_settled_at_once() -> None:
     ("starts", "lived_before"),
     [
         pytest.param([], False, id="nobody is registered yet"),
-        pytest.param([NEW, Start(count=2, started_at=CREATED + 1)], False, id="a data directory was used before"),
+        pytest.param(
+            [NEW, Start(count=2, started_at=CREATED + 1)], False, id="a data directory was used before"
+        ),
         pytest.param([NEW, Start(count=1, started_at=CREATED - 1)], False, id="a peer was there before"),
         pytest.param([NEW], True, id="the index remembers an earlier life"),
         pytest.param([], True, id="all of it"),
