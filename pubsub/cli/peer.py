@@ -1,0 +1,148 @@
+"""`pubsub peer …`: run a peer, and ask about one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, PeerName, Timeout, Verbose, check_address
+from pubsub.cli.output import TOPIC_FIELDS, as_records, print_list, print_one
+from pubsub.cli.run import announce, on_stop_signal, run
+from pubsub.config import DEFAULT_INDEX
+from pubsub.errors import PeerNotFoundError, PubsubError
+
+if TYPE_CHECKING:
+    from pubsub.client.client import Client
+    from pubsub.model import PeerInfo
+
+app = typer.Typer(help="Run a peer, or ask about one.")
+
+
+@app.command()
+def serve(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", show_default=False, help="Unique among the peers of an index.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DIR", show_default=False, help="The data directory; made if it is missing."
+        ),
+    ],
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            callback=check_address,
+            help="Where to serve; port 0: any free one.",
+        ),
+    ] = "127.0.0.1:0",
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            "--advertise",
+            metavar="HOST:PORT",
+            callback=check_address,
+            show_default=False,
+            help="Where others reach this peer, if not where it listens.",
+        ),
+    ] = None,
+    index: Index = DEFAULT_INDEX,
+    verbose: Verbose = 0,
+) -> None:
+    """Run a peer.
+
+    It keeps its topics in DIR/peer.db, which sqlite3 opens at any time, and serves them. It serves its topics
+    also while no index answers, and registers when one does. SIGTERM or Ctrl-C ends it in good order; a second
+    one at once. The name belongs to the data directory: start it with both again.
+
+    \b
+    Examples:
+      pubsub peer serve alice --data ./alice
+      pubsub peer serve alice --data /srv/alice --listen 0.0.0.0:7480 --advertise alice.example:7480 \\
+          --index 10.0.0.5:7470,10.0.0.6:7470
+      sqlite3 -readonly ./alice/peer.db "select * from topic_messages limit 5"
+    """
+    from pubsub.peer.peer import Peer
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        on_stop_signal(stop.set)
+        async with Peer(name, data=data, index=index, listen=listen, advertise=advertise) as peer:
+            announce(f"peer {name} serves {peer.address}, data in {data}")
+            await peer.serve_until(stop)
+
+    run(main())
+
+
+@app.command()
+def status(
+    name: PeerName,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Show how a peer is.
+
+    What the index knows of it, and what it says of itself if it answers.
+
+    \b
+    Examples:
+      pubsub peer status alice
+      pubsub peer status alice --json | jq .published
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            record = msgspec.to_builtins(await _find(client, name))
+        if record["alive"] and record["address"]:
+            try:
+                async with Client(record["address"], timeout_seconds=timeout) as client:
+                    record |= await client.status()
+            except PubsubError as error:
+                record["error"] = error.message
+        print_one(record, as_json)
+
+    run(main())
+
+
+@app.command()
+def topics(
+    name: PeerName,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """List the topics that a peer owns or holds a replica of.
+
+    \b
+    Examples:
+      pubsub peer topics alice
+      pubsub peer topics alice --json | jq -r .topic
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            await _find(client, name)
+            found = [
+                topic for topic in await client.topics() if name == topic.owner or name in topic.replicas
+            ]
+        print_list(as_records(found), TOPIC_FIELDS, as_json)
+
+    run(main())
+
+
+async def _find(client: Client, name: str) -> PeerInfo:
+    for peer in await client.peers():
+        if peer.peer == name:
+            return peer
+    raise PeerNotFoundError(f"no peer {name} is registered; pubsub index peers lists those that are")

@@ -1,0 +1,155 @@
+"""`pubsub publish`: messages from the command line, or lines of standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pubsub.cli.lines import Lines
+from pubsub.cli.options import STREAM_SECONDS, Index, Json, Relay, Timeout, Topic, Verbose, parse_headers
+from pubsub.cli.publish_report import Report
+from pubsub.cli.run import note, on_stop_signal, run
+from pubsub.cli.stdout import abandon_stdout
+from pubsub.config import DEFAULT_INDEX, Limits
+from pubsub.errors import MessageTooLargeError, PubsubError
+
+if TYPE_CHECKING:
+    from pubsub.client.client import Client
+
+FINISH_SECONDS = 3.0
+"""How long Ctrl-C waits for the acknowledgement of what has been sent, so that it can say how much is stored."""
+
+NOBODY_READS = 141
+"""Exit code when stdout is closed before all was published, as a shell reports it: 128 + SIGPIPE."""
+
+
+def publish(
+    topic: Topic,
+    messages: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MESSAGE", show_default=False, help="A message; none: one per line of stdin."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="K", show_default=False, help="Key of each message.")
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header", metavar="K=V", show_default=False, help="A header of each message. Repeatable."
+        ),
+    ] = None,
+    index: Index = DEFAULT_INDEX,
+    relay: Relay = False,
+    as_json: Json = False,
+    timeout: Timeout = STREAM_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Publish messages to a topic.
+
+    When this ends with exit code 0, all of them are on the owner's disk, each once. Each MESSAGE is one message.
+    Without any, each line of standard input is one, as soon as it is there: bytes as they are, without the
+    newline. Ctrl-C ends it and says how many were acknowledged.
+
+    \b
+    Examples:
+      pubsub publish sensors.temp 21.5
+      pubsub publish sensors.temp 21.5 21.7 --key room-1 --header unit=C
+      pubsub publish logs < app.log
+      tail -f app.log | pubsub publish logs --json
+    """
+    headers = parse_headers(header)
+    if not messages and sys.stdin is None:
+        raise typer.BadParameter("give messages, or a standard input to read them from", param_hint="MESSAGE")
+    from pubsub.client.client import Client
+
+    async def main() -> int:
+        report = Report(topic, as_json, reads_stdin=not messages)
+        async with Client(index, relay=relay, timeout_seconds=timeout) as client:
+            publisher = Publisher(client, topic, key, headers, report)
+            if messages:
+                # Arguments are bytes to us, in whatever encoding the shell has sent them.
+                return await publisher.publish_arguments([os.fsencode(message) for message in messages])
+            with report.progress():
+                return await publisher.publish_lines()
+
+    try:
+        code = run(main())
+    except BrokenPipeError:
+        abandon_stdout()
+        code = NOBODY_READS
+    if code:
+        raise typer.Exit(code)
+
+
+class Publisher:
+    """Publishes to one topic, and reports what was acknowledged whatever happens."""
+
+    def __init__(
+        self, client: Client, topic: str, key: str | None, headers: Mapping[str, str] | None, report: Report
+    ) -> None:
+        self._client = client
+        self._topic = topic
+        self._key = key
+        self._headers = headers
+        self._report = report
+
+    async def publish_arguments(self, payloads: Sequence[bytes]) -> int:
+        """Publish them all. Returns: the exit code."""
+        await self._publish(payloads, "message")
+        self._report.finish()
+        return 0
+
+    async def publish_lines(self) -> int:
+        """Publish lines of standard input until it ends, or somebody says stop. Returns: the exit code."""
+        lines = Lines(sys.stdin.fileno(), Limits().message_bytes)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        patience: list[asyncio.TimerHandle] = []
+
+        def stop() -> None:
+            lines.stop()
+            patience.append(loop.call_later(FINISH_SECONDS, task.cancel))
+
+        stopped_by = on_stop_signal(stop)
+        unsure = 0
+        try:
+            while chunk := await lines.take():
+                unsure = len(chunk)
+                await self._publish(lines.until_stopped(chunk), "line")
+                unsure = 0
+        except asyncio.CancelledError:
+            if not stopped_by():
+                raise
+            task.uncancel()
+        finally:
+            for timer in patience:
+                timer.cancel()
+        if signal := stopped_by():
+            more = f"; up to {unsure} more may be stored too" if unsure else ""
+            note(f"stopped: {self._report.acknowledged_text()}{more}")
+            return 128 + signal
+        self._report.finish()
+        return 0
+
+    async def _publish(self, payloads: Iterable[bytes], word: str) -> None:
+        before = self._report.count
+        try:
+            offsets = await self._client.publish_many(
+                self._topic, payloads, key=self._key, headers=self._headers
+            )
+        except PubsubError as error:
+            await self._report.acknowledged(error.acknowledged)
+            if isinstance(error, MessageTooLargeError) and "index" in error.data:
+                number, limit_bytes = before + error.data["index"] + 1, error.data["limit_bytes"]
+                error.message = (
+                    f"{word} {number} is too large: at most {limit_bytes} bytes, with key and headers"
+                )
+            if word == "line" or self._report.count:
+                error.message += f"; {self._report.acknowledged_text()}"
+            raise
+        await self._report.acknowledged(offsets)

@@ -1,0 +1,66 @@
+"""From a command to a running event loop, and what signals do to it.
+
+A client command ends by KeyboardInterrupt on Ctrl-C. A server hears of SIGINT or SIGTERM as an event, closes in
+order, and dies at once of the second signal, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, on uvloop where the platform has it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the coroutine has been cancelled and has cleaned up.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def on_stop_signal(stop: Callable[[], object]) -> Callable[[], signal.Signals | None]:
+    """Call `stop` at the first SIGINT or SIGTERM; the second one kills, as the kernel does it.
+
+    Returns: tells which signal has come, None as long as none has.
+    """
+    loop = asyncio.get_running_loop()
+    came: list[signal.Signals] = []
+
+    def hear(number: signal.Signals) -> None:
+        came.append(number)
+        for other in _STOPPING:
+            loop.remove_signal_handler(other)
+            signal.signal(other, signal.SIG_DFL)
+        stop()
+
+    for number in _STOPPING:
+        loop.add_signal_handler(number, hear, number)
+    return lambda: came[0] if came else None
+
+
+def announce(line: str) -> None:
+    """Print a line that somebody may be waiting for."""
+    print(line, flush=True)
+
+
+def note(line: str) -> None:
+    """Say something to the person at the keyboard, beside the output."""
+    if sys.stderr is not None:
+        print(f"pubsub: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,135 @@
+"""`pubsub topic …`: create, list, show, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from pubsub.cli.complete import complete_peer
+from pubsub.cli.index import list_topics
+from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Topic, Verbose
+from pubsub.cli.output import print_json, print_one
+from pubsub.cli.run import run
+from pubsub.config import DEFAULT_INDEX
+
+app = typer.Typer(help="Create, list, show and delete topics.")
+
+
+@app.command()
+def create(
+    topic: Topic,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="PEER",
+            autocompletion=complete_peer,
+            show_default=False,
+            help="The peer that shall own it. Without it: the least loaded one that is alive.",
+        ),
+    ] = None,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Create a topic.
+
+    Its messages will be in the file of the peer that owns it. A name is parts of letters, digits, _ and -
+    joined by dots, at most 200 characters.
+
+    \b
+    Examples:
+      pubsub topic create sensors.temp
+      pubsub topic create sensors.temp --on alice
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            created = await client.create_topic(topic, on=on)
+        if as_json:
+            print_json(created)
+        else:
+            print(f"created topic {created.topic}, owned by {created.owner}")
+
+    run(main())
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[
+        str,
+        typer.Argument(metavar="PATTERN", help="Names, with * for one part and > at the end for the rest."),
+    ] = ">",
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """List topics.
+
+    Who owns them, whether the owner is there, the offset of the next message.
+
+    \b
+    Examples:
+      pubsub topic list
+      pubsub topic list 'sensors.*'
+      pubsub topic list 'site-1.>' --json | jq .topic
+    """
+    list_topics(pattern, index, as_json, timeout)
+
+
+@app.command()
+def show(
+    topic: Topic,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Show all that is known of a topic.
+
+    \b
+    Examples:
+      pubsub topic show sensors.temp
+      pubsub topic show sensors.temp --json | jq .next_offset
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            print_one(msgspec.to_builtins(await client.topic(topic)), as_json)
+
+    run(main())
+
+
+@app.command()
+def delete(
+    topic: Topic,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Delete a topic with all its messages.
+
+    There is no way back; a topic created anew is another one.
+
+    \b
+    Examples:
+      pubsub topic delete sensors.temp
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            remark = await client.delete_topic(topic)
+        if as_json:
+            print_json({"topic": topic, "deleted": True, "note": remark})
+        else:
+            print(f"deleted topic {topic}" + (f": {remark}" if remark else ""))
+
+    run(main())
