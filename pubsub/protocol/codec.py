@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import msgspec
 
@@ -31,8 +32,11 @@ class FrameReader:
         self._need = _LENGTH.size
         """With so many bytes in `_partial` there is something to do."""
 
-    def feed(self, data: bytes) -> list[memoryview]:
-        """Take what has been received and return the frames that it completes, without their lengths.
+    def feed(self, data: bytes) -> Iterator[memoryview]:
+        """Take what has been received and give out the frames that it completes, without their lengths.
+
+        One at a time, so that the frames before a bad one are seen, and thousands of tiny ones are not held at once.
+        Iterate to the end before feeding more.
 
         Raises:
             RemoteProtocolError: a frame is over the limit, or empty. The reader is of no use afterwards.
@@ -41,10 +45,9 @@ class FrameReader:
         if self._partial:
             self._partial += data
             if len(self._partial) < self._need:
-                return []
+                return
             received, self._partial = self._partial, bytearray()
         view = memoryview(received)
-        frames: list[memoryview] = []
         start, end = 0, len(received)
         while end - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(received, start)
@@ -55,12 +58,11 @@ class FrameReader:
             self._need = _LENGTH.size + length
             if end - start < self._need:
                 break
-            frames.append(view[start + _LENGTH.size : start + self._need])
+            yield view[start + _LENGTH.size : start + self._need]
             start += self._need
         else:
             self._need = _LENGTH.size
         self._partial += view[start:]
-        return frames
 
     @property
     def incomplete(self) -> bool:

@@ -52,7 +52,7 @@ def test_any_cut_of_the_stream_gives_the_same_frames(sent: list[bytes], data: st
 def test_frames_given_out_stay_as_they_are_when_more_is_fed():
     reader = FrameReader(FRAME_BYTES)
     stream = whole(b"first") + whole(b"second")
-    reader.feed(stream[:7])
+    assert list(reader.feed(stream[:7])) == []
     (first,) = reader.feed(stream[7:12])
     (second,) = reader.feed(stream[12:])
     assert bytes(first) == b"first"
@@ -63,14 +63,16 @@ def test_frames_given_out_stay_as_they_are_when_more_is_fed():
 def test_an_illegal_length_is_refused_when_its_four_bytes_are_there(length: int):
     reader = FrameReader(FRAME_BYTES)
     head = struct.pack(">I", length)
-    assert reader.feed(head[:3]) == []
+    assert list(reader.feed(head[:3])) == []
     with pytest.raises(RemoteProtocolError, match=rf"{length} bytes .* 1 to {FRAME_BYTES} are allowed"):
-        reader.feed(head[3:])
+        list(reader.feed(head[3:]))
 
 
-def test_an_illegal_length_behind_a_good_frame_is_refused_too():
+def test_the_frames_before_an_illegal_length_are_given_out_first():
+    frames = FrameReader(FRAME_BYTES).feed(whole(b"good") + struct.pack(">I", 0))
+    assert bytes(next(frames)) == b"good"
     with pytest.raises(RemoteProtocolError, match="0 bytes"):
-        FrameReader(FRAME_BYTES).feed(whole(b"good") + struct.pack(">I", 0))
+        next(frames)
 
 
 def test_the_longest_frame_is_taken():
@@ -84,7 +86,7 @@ def test_a_frame_in_tiny_pieces_costs_no_multiple_of_its_size():
     tracemalloc.start()
     try:
         for start in range(0, len(stream) - 2, 2):
-            reader.feed(stream[start : start + 2])
+            list(reader.feed(stream[start : start + 2]))
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
