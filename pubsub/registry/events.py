@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.asyncio import RedisCluster
 
+from pubsub.registry.cancellation import cancellations, raise_lost_cancellation
 from pubsub.registry.commands import REDIS_ERRORS
 from pubsub.registry.connections import RedisClient
 from pubsub.registry.interface import Event
@@ -31,12 +32,14 @@ async def watch_events(client: RedisClient, channel: str) -> AsyncGenerator[list
     """Give events in batches, for ever."""
     pause_seconds = _BACKOFF_FIRST_SECONDS
     while True:
+        cancelled_before = cancellations()
         try:
             async with aclosing(_follow(client, channel)) as batches:
                 async for events in batches:
                     pause_seconds = _BACKOFF_FIRST_SECONDS
                     yield events
         except REDIS_ERRORS:
+            raise_lost_cancellation(cancelled_before)
             if isinstance(client, RedisCluster):
                 await client.aclose()  # forgets which node serves what; the next subscription finds out anew
             await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
@@ -48,9 +51,11 @@ async def _follow(client: RedisClient, channel: str) -> AsyncGenerator[list[Even
     if isinstance(client, RedisCluster):
         await client.initialize()  # its subscriptions, other than its commands, do not see to that themselves
     pubsub: Any = client.pubsub()
+    cancelled_before = cancellations()
     try:
         await pubsub.subscribe(channel)
         while True:
+            raise_lost_cancellation(cancelled_before)
             message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
             if message is None:
                 await pubsub.ping()

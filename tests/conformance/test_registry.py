@@ -297,6 +297,15 @@ async def test_damaged_peer_record_does_not_hide_the_others(registry: RedisRegis
 # Topics
 
 
+async def test_topics_are_counted(registry: RedisRegistry) -> None:
+    assert await registry.count_topics() == 0
+    created = (await registry.compare_and_set_topic("a", None, a_topic("a"))).current
+    await registry.restore_topics([a_topic("b"), a_topic("c")])
+    assert await registry.count_topics() == 3
+    await registry.compare_and_set_topic("a", created, None)
+    assert await registry.count_topics() == 2
+
+
 async def test_created_topic_is_found_with_all_that_was_said(registry: RedisRegistry) -> None:
     topic = await create(registry, a_topic())
     assert topic == a_topic(version=1)
