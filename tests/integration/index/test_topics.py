@@ -91,7 +91,7 @@ async def test_an_unknown_peer_is_refused_saying_what_to_do(
 ) -> None:
     await start_peer("alice", index)
     with pytest.raises(
-        PeerNotFoundError, match="no peer bob is registered.*pubsub peer serve bob --data DIR"
+        PeerNotFoundError, match=r"no peer bob is registered.*pubsub peer serve bob --data DIR"
     ):
         await create(await open_link(index), "t", on="bob")
 
