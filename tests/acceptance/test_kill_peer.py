@@ -22,7 +22,15 @@ async def test_acknowledged_messages_survive_kills_at_random_moments(tmp_path: P
     index_address = f"127.0.0.1:{choose_free_port()}"
     registry_address = f"127.0.0.1:{choose_free_port()}"
     index = Command(
-        "index", "serve", "--listen", index_address, "--registry-listen", registry_address, "--ttl", "1", cwd=tmp_path
+        "index",
+        "serve",
+        "--listen",
+        index_address,
+        "--registry-listen",
+        registry_address,
+        "--ttl",
+        "1",
+        cwd=tmp_path,
     )
     peer = Command("peer", "serve", "alice", "--data", "alice", cwd=tmp_path, index=index_address)
     stop = asyncio.Event()
@@ -93,7 +101,12 @@ async def test_a_wiped_registry_is_whole_again_within_one_heartbeat_and_nobody_n
         options = ("--redis", url)
     index = Command("index", "serve", "--listen", index_address, *options, "--ttl", "3", cwd=tmp_path)
     peer = Command("peer", "serve", "alice", "--data", "alice", cwd=tmp_path, index=index_address)
-    async with index, peer, pubsub.Client(index_address) as client, redis.asyncio.from_url(url) as registry_client:
+    async with (
+        index,
+        peer,
+        pubsub.Client(index_address) as client,
+        redis.asyncio.from_url(url) as registry_client,
+    ):
         await client.create_topic("load")
         offsets: list[int] = []
         stop = asyncio.Event()

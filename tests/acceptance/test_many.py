@@ -61,7 +61,9 @@ async def test_two_hundred_peers_starting_at_once_are_registered_within_ten_seco
         assert await client.peers() == []  # each said goodbye
 
 
-async def test_a_killed_peer_is_offline_within_its_ttl_and_comes_back_with_its_messages(tmp_path: Path) -> None:
+async def test_a_killed_peer_is_offline_within_its_ttl_and_comes_back_with_its_messages(
+    tmp_path: Path,
+) -> None:
     address = f"127.0.0.1:{choose_free_port()}"
     registry = f"127.0.0.1:{choose_free_port()}"
     index = Command(
