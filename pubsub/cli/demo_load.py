@@ -1,0 +1,84 @@
+"""What the demo publishes: readings at a steady pace, each awaited, for the latency; and bursts, for the volume.
+
+Every second begins with single publishes and ends with a burst, of all topics at the same time, so that the
+latency is that of a peer which is not busy with a burst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from pubsub.cli.demo_readings import Reading
+from pubsub.client.client import Client
+
+PACE_SECONDS = 0.005
+STEADY_SECONDS = 0.6
+BURST_MESSAGES = 2000
+_AT_ONCE = 50
+"""Readings made without a look at anything else."""
+
+
+class Load:
+    """Publishes to one topic, numbers the readings from 0 on, and keeps the score."""
+
+    def __init__(self, client: Client, topic: str, read: Callable[[], Reading], key: str) -> None:
+        self.topic = topic
+        self.published = 0
+        """Acknowledged."""
+        self.newest: Reading = {}
+        self.latencies_ms: list[float] = []
+        self.burst_seconds = 0.0
+        self.burst_messages = 0
+        self._client = client
+        self._read = read
+        self._key = key
+        self._number = 0
+
+    async def run(self, seconds: int) -> None:
+        """Publish for so many seconds; longer if the owner is away."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for second in range(seconds):
+            while loop.time() < began + second + STEADY_SECONDS:
+                await self._publish_one()
+            await asyncio.sleep(max(0, began + second + STEADY_SECONDS - loop.time()))
+            await self._publish_burst()
+            await asyncio.sleep(max(0, began + second + 1 - loop.time()))
+
+    async def _publish_one(self) -> None:
+        payload = self._payload()
+        began = time.perf_counter()
+        await self._client.publish(self.topic, payload, key=self._key)
+        took = time.perf_counter() - began
+        self.published += 1
+        self.latencies_ms.append(took * 1000)
+        await asyncio.sleep(max(0, PACE_SECONDS - took))
+
+    async def _publish_burst(self) -> None:
+        payloads: list[bytes] = []
+        while len(payloads) < BURST_MESSAGES:
+            payloads += [self._payload() for _ in range(_AT_ONCE)]
+            await asyncio.sleep(0)
+        began = time.perf_counter()
+        offsets = await self._client.publish_many(self.topic, payloads, key=self._key)
+        self.burst_seconds += time.perf_counter() - began
+        self.burst_messages += len(offsets)
+        self.published += len(offsets)
+
+    def _payload(self) -> bytes:
+        self.newest = self._read()
+        payload = msgspec.json.encode({"n": self._number, **self.newest})
+        self._number += 1
+        return payload
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed; 0 without values."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
