@@ -20,12 +20,13 @@ from pubsub.errors import (
     PubsubError,
 )
 from pubsub.index.clock import LATEST_US, Clock
+from pubsub.index.coalescing import Coalescer
 from pubsub.index.peer_table import PeerTable
 from pubsub.index.tasks import Spawn, to_the_end
 from pubsub.model import check_peer_name, check_topic_name
 from pubsub.net.server import ServerConnection
 from pubsub.protocol import messages as m
-from pubsub.registry import Registry, TopicRecord
+from pubsub.registry import Heartbeat, HeartbeatOutcome, Registry, TopicRecord
 
 log = logging.getLogger("pubsub.index")
 
@@ -70,9 +71,17 @@ class _Parts:
 class Announcing:
     """Serves Announce."""
 
-    def __init__(self, registry: Registry, peers: PeerTable, spawn: Spawn, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        peers: PeerTable,
+        beats: Coalescer[Heartbeat, HeartbeatOutcome],
+        spawn: Spawn,
+        clock: Clock,
+    ) -> None:
         self._registry = registry
         self._peers = peers
+        self._beats = beats
         self._spawn = spawn
         self._clock = clock
         self._parts: dict[ServerConnection, _Parts] = {}
@@ -91,18 +100,25 @@ class Announcing:
         if parts.error is not None:
             raise parts.error
         return await to_the_end(
-            self._spawn, self._reconcile(frame, parts.copies), f"pubsub: announcement of {frame.name}"
+            self._spawn,
+            self._reconcile(connection, frame, parts.copies),
+            f"pubsub: announcement of {frame.name}",
         )
 
     def _forget(self, connection: ServerConnection) -> None:
         self._parts.pop(connection, None)
 
-    async def _reconcile(self, frame: m.Announce, copies: list[m.CopyState]) -> m.Reconciled:
+    async def _reconcile(
+        self, connection: ServerConnection, frame: m.Announce, copies: list[m.CopyState]
+    ) -> m.Reconciled:
         peer = frame.name
         await self._check_registered(peer, frame.incarnation)
         outcome = _Outcome()
         for first in range(0, len(copies), _PAGE):
             await self._reconcile_page(peer, copies[first : first + _PAGE], outcome)
+            if connection.open:
+                # It waits for our answer and sends no heartbeats; with very many copies that outlasts the ttl.
+                await self._beats.ask(Heartbeat(name=peer, incarnation=frame.incarnation))
         create = await self._creations(peer, copies, outcome.held)
         outcome.held.update(record.name for record in create)
         await self._registry.announce_copies(peer, sorted(outcome.held))

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from pubsub.errors import InvalidNameError, InvalidRequestError, PeerNotFoundErr
 from pubsub.index import IndexServer
 from pubsub.index.clock import now_us
 from pubsub.protocol import messages as m
-from pubsub.registry import TopicRecord
+from pubsub.registry import CasResult, EmbeddedRegistry, TopicRecord
 from tests.integration.index.asking import create, delete, lookup, peers, redis, registry_of, topics
 from tests.integration.index.conftest import Connect, MakeRegistry, StartIndex, StartPeer
 from tests.integration.index.fake_peer import FakePeer, a_copy
@@ -236,3 +237,21 @@ async def test_peers_that_announce_to_two_indexes_at_once_restore_the_same_regis
         found = await topics(await open_link(index))
         assert len(found) == 600
         assert all(topic.online for topic in found.values())
+
+
+class SlowRegistry(EmbeddedRegistry):
+    """Takes longer for three pages of copies than a peer of this test is believed alive."""
+
+    async def restore_topics(self, records: Sequence[TopicRecord]) -> list[CasResult]:
+        await asyncio.sleep(0.2)
+        return await super().restore_topics(records)
+
+
+@pytest.mark.parametrize("make_registry", ["embedded"], indirect=True)
+async def test_a_peer_does_not_die_while_its_long_announcement_is_being_worked_on(
+    start_index: StartIndex, start_peer: StartPeer
+) -> None:
+    index = await start_index(SlowRegistry("127.0.0.1:0"), ttl_seconds=0.4)
+    alice = await start_peer("alice", index)
+    await alice.announce([a_copy(f"t.{n}", n + 1) for n in range(3000)])
+    assert await alice.beat()
