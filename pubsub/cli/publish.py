@@ -13,7 +13,7 @@ import typer
 from pubsub.cli.lines import Lines
 from pubsub.cli.options import STREAM_SECONDS, Index, Json, Relay, Timeout, Topic, Verbose, parse_headers
 from pubsub.cli.publish_report import Report
-from pubsub.cli.run import note, on_stop_signal, run
+from pubsub.cli.run import on_stop_signal, run
 from pubsub.cli.stdout import abandon_stdout
 from pubsub.config import DEFAULT_INDEX, Limits
 from pubsub.errors import MessageTooLargeError, PubsubError
@@ -68,14 +68,17 @@ def publish(
     from pubsub.client.client import Client
 
     async def main() -> int:
-        report = Report(topic, as_json, reads_stdin=not messages)
+        report = Report(topic, as_json)
         async with Client(index, relay=relay, timeout_seconds=timeout) as client:
             publisher = Publisher(client, topic, key, headers, report)
             if messages:
                 # Arguments are bytes to us, in whatever encoding the shell has sent them.
-                return await publisher.publish_arguments([os.fsencode(message) for message in messages])
-            with report.progress():
-                return await publisher.publish_lines()
+                code = await publisher.publish_arguments([os.fsencode(message) for message in messages])
+            else:
+                with report.progress():
+                    code = await publisher.publish_lines()
+        report.finish(code)
+        return code
 
     try:
         code = run(main())
@@ -101,7 +104,6 @@ class Publisher:
     async def publish_arguments(self, payloads: Sequence[bytes]) -> int:
         """Publish them all. Returns: the exit code."""
         await self._publish(payloads, "message")
-        self._report.finish()
         return 0
 
     async def publish_lines(self) -> int:
@@ -129,12 +131,9 @@ class Publisher:
         finally:
             for timer in patience:
                 timer.cancel()
-        if signal := stopped_by():
-            more = f"; up to {unsure} more may be stored too" if unsure else ""
-            note(f"stopped: {self._report.acknowledged_text()}{more}")
-            return 128 + signal
-        self._report.finish()
-        return 0
+        self._report.unsure = unsure
+        signal = stopped_by()
+        return 128 + signal if signal else 0
 
     async def _publish(self, payloads: Iterable[bytes], word: str) -> None:
         before = self._report.count

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 class Report:
     """Counts acknowledged messages; keeps none of their offsets but the first and the last."""
 
-    def __init__(self, topic: str, as_json: bool, *, reads_stdin: bool) -> None:
+    def __init__(self, topic: str, as_json: bool) -> None:
         self._topic = topic
         self._as_json = as_json
-        self._reads_stdin = reads_stdin
         self._output = StandardOutput()
         self.count = 0
+        self.unsure = 0
+        """How many were sent and neither acknowledged nor refused."""
         self._first = 0
         self._next = 0
         self._gaps = False
@@ -63,8 +64,12 @@ class Report:
         word = "message was" if self.count == 1 else "messages were"
         return f"{self.count} {word} acknowledged, {self.offsets_text()}"
 
-    def finish(self) -> None:
-        """Say that all are published."""
+    def finish(self, code: int) -> None:
+        """Say that all are published; or, with an exit `code`, how many were before somebody said stop."""
+        if code:
+            more = f"; up to {self.unsure} more may be stored too" if self.unsure else ""
+            note(f"stopped: {self.acknowledged_text()}{more}")
+            return
         if self._as_json:
             return
         word = "message" if self.count == 1 else "messages"
