@@ -74,7 +74,9 @@ class Delivery:
                 )
             elif piece.first == self.position and self._fits(piece.stop - piece.first, piece.size_bytes):
                 self._send(piece.encoded, piece.stop - piece.first, piece.size_bytes, piece.stop)
-            elif not self._send_part(slice_batch(piece.batch, self.position - piece.first, piece.stop - piece.first)):
+            elif not self._send_part(
+                slice_batch(piece.batch, self.position - piece.first, piece.stop - piece.first)
+            ):
                 return
 
     def _fits(self, messages: int, size_bytes: int) -> bool:
@@ -158,7 +160,13 @@ class Deliveries:
         self.sent_messages = 0
 
     def start(
-        self, connection: ServerConnection, number: int, topic: Topic, position: int, window: Window, name: str
+        self,
+        connection: ServerConnection,
+        number: int,
+        topic: Topic,
+        position: int,
+        window: Window,
+        name: str,
     ) -> Delivery:
         """Begin to deliver; the caller answers the request, then calls `pump`."""
         feed = self._feeds.get(topic.id)

@@ -49,7 +49,9 @@ class Registration:
                 await self._announce(self._link)
                 self._node.registered = True
                 if said:
-                    log.warning("peer %s is registered with the index at %s", self._node.name, self._link.address)
+                    log.warning(
+                        "peer %s is registered with the index at %s", self._node.name, self._link.address
+                    )
                     said = ""
                 backoff.reset()
                 self._settle(None)
@@ -167,10 +169,10 @@ class Registration:
         """Tell the index that this peer leaves on purpose; quietly give up if it cannot be told."""
         if self._link is None or not self._link.open:
             return
-        leave = m.Leave(id=self._link.next_id(), name=self._node.name, incarnation=self._node.store.incarnation)
+        leave = m.Leave(
+            id=self._link.next_id(), name=self._node.name, incarnation=self._node.store.incarnation
+        )
         try:
             await self._link.request(leave, timeout_seconds)
         except PubsubError as error:
             log.info("the index was not told that peer %s leaves: %s", self._node.name, error)
-
-

@@ -37,7 +37,9 @@ class DirectoryLock:
             self.directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except (FileExistsError, NotADirectoryError) as error:
-            raise DataDirectoryError(f"{self.directory} is not a directory; give another with --data") from error
+            raise DataDirectoryError(
+                f"{self.directory} is not a directory; give another with --data"
+            ) from error
         except OSError as error:
             raise DataDirectoryError(
                 f"the data directory {self.directory} cannot be written to: {error.strerror}"
@@ -54,8 +56,8 @@ class DirectoryLock:
                 "each peer needs a directory of its own"
             ) from error
         self._descriptor = descriptor
-        _sync_names(self.directory.parent, self.directory)
         try:
+            _sync_names(self.directory.parent, self.directory)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:  # a full disk: the lock holds all the same, only its holder is not named
@@ -73,20 +75,27 @@ class DirectoryLock:
 
 
 def _sync_names(*directories: Path) -> None:
-    """Have the names of new files and directories survive a power loss."""
+    """Have the names of new files and directories survive a power loss.
+
+    Raises:
+        OSError: one cannot be synced.
+    """
     for directory in directories:
-        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            descriptor = os.open(directory, os.O_RDONLY)
+        except PermissionError:  # a parent may be passed through without being read: then it cannot be synced
+            continue
         try:
             os.fsync(descriptor)
         except OSError as error:  # some network file systems cannot, and need not
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise DataDirectoryError(f"{directory} cannot be synced: {error.strerror}") from error
+                raise
         finally:
             os.close(descriptor)
 
 
 def check_file(path: Path, quick_check_bytes: int) -> None:
-    """Refuse a file that is no sound database of ours; a missing or empty one is fine.
+    """Refuse a file that is no sound database of ours; a missing one, or one without any table, is fine.
 
     Reads only. Files of up to `quick_check_bytes` are checked whole, larger ones in their structure.
 
@@ -110,7 +119,10 @@ def check_file(path: Path, quick_check_bytes: int) -> None:
         with engine.connect() as connection:
             revision = stored_revision(connection)
             if revision is None:
-                raise _damaged(path, "it is a database, but not one of pubsub")
+                # The first start may have been cut short after SQLite wrote the file's header: no table, no harm.
+                if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
+                    raise _damaged(path, "it is a database, but not one of pubsub")
+                return
             if revision != HEAD_REVISION and revision not in known_revisions():
                 raise NewerSchemaError(
                     f"{path} has schema {revision}, this version of pubsub knows up to {HEAD_REVISION}: "

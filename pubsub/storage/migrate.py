@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from pubsub.errors import InternalError, NewerSchemaError
 from pubsub.storage.database import writer_engine
-from pubsub.storage.schema import HEAD_REVISION, PAGE_BYTES, create_view, metadata
+from pubsub.storage.schema import HEAD_REVISION, PAGE_BYTES, TOPIC_MESSAGES_VIEW, metadata
 
 __all__ = ["HEAD_REVISION", "migrations_directory", "stored_revision", "upgrade"]
 
@@ -75,7 +75,7 @@ def upgrade(path: Path) -> None:
 
 def _create(connection: Connection) -> None:
     metadata.create_all(connection)
-    connection.execute(create_view)
+    connection.exec_driver_sql(TOPIC_MESSAGES_VIEW)
     connection.exec_driver_sql(
         "CREATE TABLE alembic_version ("
         "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"

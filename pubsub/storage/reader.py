@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +16,9 @@ from pubsub.errors import StorageError
 from pubsub.protocol.messages import Batch
 from pubsub.storage.database import reader_engine
 from pubsub.storage.rows import FETCH_ROWS, SELECT_ROWS, batch_of
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 READERS = 2
 """Threads, and connections. Each read is short, so few are enough; more would only contend."""
@@ -42,14 +47,14 @@ class Reader:
         """The offset of the first message published at or after `at_us`, `next_offset` if there is none."""
         return await self._run(self._offset_at, topic_id, at_us, first, next_offset)
 
-    async def _run(self, function, *arguments):  # type: ignore[no-untyped-def]
+    async def _run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
         except DBAPIError as error:
             raise StorageError(f"cannot read {self._path}: {error.orig}") from error
 
     def _read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:
-        rows = []
+        rows: list[tuple[int, int, str | None, str | None, bytes | None]] = []
         size = 0
         with self._engine.connect() as connection:
             result = connection.exec_driver_sql(SELECT_ROWS, (topic_id, start, stop, limit))

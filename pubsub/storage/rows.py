@@ -35,9 +35,7 @@ def insert_payloads(rows: int) -> str:
 @cache
 def insert_messages(rows: int) -> str:
     """Insert whole rows. Parameters: topic id, first offset, time, then key, headers, payload of each row."""
-    values = ",".join(
-        f"(?1,?2+{row},?3,?{3 * row + 4},?{3 * row + 5},?{3 * row + 6})" for row in range(rows)
-    )
+    values = ",".join(f"(?1,?2+{row},?3,?{3 * row + 4},?{3 * row + 5},?{3 * row + 6})" for row in range(rows))
     return f"INSERT INTO messages VALUES {values}"
 
 

@@ -6,7 +6,7 @@ both give the same. Instants are integer microseconds UTC.
 
 from __future__ import annotations
 
-from sqlalchemy import DDL, Column, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, Text
 
 HEAD_REVISION = "0001"
 """Revision of this schema: the newest in migrations/versions."""
@@ -103,5 +103,3 @@ SELECT
 FROM messages JOIN topics ON topics.id = messages.topic_id
 """
 """The view for people: names in place of ids, times as text, payloads as text where they are UTF-8."""
-
-create_view = DDL(TOPIC_MESSAGES_VIEW.replace("%", "%%"))

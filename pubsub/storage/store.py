@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from pubsub.config import StorageSettings
@@ -64,6 +64,9 @@ class Store:
         """Called after each commit with what it added to a topic, in order."""
         self.queued_bytes = 0
         self._lock = DirectoryLock(directory)
+        self._engine: Engine
+        self._writer: Writer
+        self._reader: Reader
         self._waiting_for_room: list[Callable[[], None]] = []
         self._probe: asyncio.TimerHandle | None = None
         self._closed = False
@@ -77,7 +80,13 @@ class Store:
             DamagedFileError, NewerSchemaError: its file is refused, and left as it is.
         """
         store = cls(directory, name, settings or StorageSettings())
-        await asyncio.to_thread(store._open)
+        opening = asyncio.create_task(asyncio.to_thread(store._open), name=f"pubsub: open {directory}")
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:  # the thread cannot be: wait for it, and let go of what it took
+            await asyncio.wait([opening])
+            store._lock.release()
+            raise
         engine = writer_engine(store.path)
         store._engine = engine
         store._writer = Writer(engine, store.path, store.settings, store._committed)
@@ -103,14 +112,21 @@ class Store:
             upgrade(self.path)
             engine = writer_engine(self.path)
             try:
-                with engine.begin() as connection:
+                with engine.connect() as connection:
+                    connection.exec_driver_sql(
+                        "BEGIN IMMEDIATE"
+                    )  # all of it, or a refused file is left as it is
                     self._identify(connection)
                     self._load(connection)
+                    connection.commit()
             finally:
                 engine.dispose()
         except DBAPIError as error:
             self._lock.release()
             raise self._cannot_open(error) from error
+        except (msgspec.MsgspecError, TypeError) as error:
+            self._lock.release()
+            raise DamagedFileError(f"{self.path} is damaged: {error}. It was left as it is") from error
         except BaseException:
             self._lock.release()
             raise
@@ -235,7 +251,9 @@ class Store:
         if topic is None:
             raise TopicNotFoundError(f"peer {self.name} holds no topic {name}")
         if topic_id and topic.id != topic_id:
-            raise TopicNotFoundError(f"topic {name} was deleted and created anew; look it up again", id=topic.id)
+            raise TopicNotFoundError(
+                f"topic {name} was deleted and created anew; look it up again", id=topic.id
+            )
         return topic
 
     async def create(self, copy: CopyState) -> Topic:
@@ -277,7 +295,9 @@ class Store:
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep the rows of a topic but serve it no more."""
         await self._change(
-            lambda c: c.exec_driver_sql("UPDATE topics SET set_aside = ? WHERE id = ?", (why, topic.id)).close()
+            lambda c: c.exec_driver_sql(
+                "UPDATE topics SET set_aside = ? WHERE id = ?", (why, topic.id)
+            ).close()
         )
         topic.set_aside = why
         if self.topics.get(topic.name) is topic:

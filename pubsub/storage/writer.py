@@ -212,7 +212,9 @@ class Writer:
         self._producers.clear()
 
     def _read_only(self, error: DBAPIError) -> ReadOnlyError:
-        return ReadOnlyError(f"cannot write to {self._path}: {error.orig}; make room or mend the disk, then retry")
+        return ReadOnlyError(
+            f"cannot write to {self._path}: {error.orig}; make room or mend the disk, then retry"
+        )
 
     @staticmethod
     def _failed(group: list[Append], error: PubsubError) -> Committed:
@@ -277,7 +279,13 @@ class Writer:
         for producer, state in touched.items():
             connection.exec_driver_sql(
                 "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?, ?)",
-                (topic_id, producer, state.next_sequence, _recent.encode(state.recent).decode(), published_us),
+                (
+                    topic_id,
+                    producer,
+                    state.next_sequence,
+                    _recent.encode(state.recent).decode(),
+                    published_us,
+                ),
             )
         self._ends[topic_id] = (offset, published_us)
         outcome.appended.append(Appended(topic_id, first, published_us, keys, headers, payloads))
@@ -309,7 +317,9 @@ class Writer:
         ).one_or_none()
         if row is None:
             return ProducerState()
-        return msgspec.convert({"next_sequence": row[0], "recent": msgspec.json.decode(row[1])}, ProducerState)
+        return msgspec.convert(
+            {"next_sequence": row[0], "recent": msgspec.json.decode(row[1])}, ProducerState
+        )
 
     def _load_end(self, connection: Connection, topic_id: int) -> tuple[int, int]:
         next_offset = connection.exec_driver_sql(
