@@ -6,6 +6,7 @@ records change by compare-and-set, so where somebody was faster, those copies ar
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from pubsub.errors import (
     PeerNameTakenError,
     PeerNotFoundError,
     PubsubError,
+    RegistryUnavailableError,
 )
 from pubsub.index.clock import LATEST_US, Clock
 from pubsub.index.coalescing import Coalescer
@@ -67,6 +69,14 @@ class _Parts:
         else:
             self.copies.clear()
 
+    def take(self) -> list[m.CopyState]:
+        """The whole announcement; what comes after it begins another one. Raises what was wrong with a part."""
+        copies, self.copies = self.copies, []
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return copies
+
 
 class Announcing:
     """Serves Announce."""
@@ -76,12 +86,14 @@ class Announcing:
         registry: Registry,
         peers: PeerTable,
         beats: Coalescer[Heartbeat, HeartbeatOutcome],
+        ttl_seconds: float,
         spawn: Spawn,
         clock: Clock,
     ) -> None:
         self._registry = registry
         self._peers = peers
         self._beats = beats
+        self._ttl_seconds = ttl_seconds
         self._spawn = spawn
         self._clock = clock
         self._parts: dict[ServerConnection, _Parts] = {}
@@ -96,29 +108,47 @@ class Announcing:
         parts.add(frame)
         if frame.more:
             return []
-        self._forget(connection)
-        if parts.error is not None:
-            raise parts.error
+        copies = parts.take()
         return await to_the_end(
             self._spawn,
-            self._reconcile(connection, frame, parts.copies),
+            self._reconcile_alive(connection, frame, copies),
             f"pubsub: announcement of {frame.name}",
         )
 
     def _forget(self, connection: ServerConnection) -> None:
         self._parts.pop(connection, None)
 
-    async def _reconcile(
+    async def _reconcile_alive(
         self, connection: ServerConnection, frame: m.Announce, copies: list[m.CopyState]
     ) -> m.Reconciled:
+        """Reconcile; meanwhile believe the peer alive while its connection lasts.
+
+        It waits for the answer before it sends heartbeats, and with very many copies that outlasts the ttl.
+        """
+        beating = asyncio.create_task(
+            self._beat_for(connection, frame), name=f"pubsub: alive while it announces: {frame.name}"
+        )
+        try:
+            return await self._reconcile(frame, copies)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _beat_for(self, connection: ServerConnection, frame: m.Announce) -> None:
+        beat = Heartbeat(name=frame.name, incarnation=frame.incarnation)
+        while connection.open:
+            await asyncio.sleep(self._ttl_seconds / 3)
+            try:
+                await self._beats.ask(beat)
+            except RegistryUnavailableError as error:
+                log.debug("no heartbeat in place of peer %s: %s", frame.name, error)
+
+    async def _reconcile(self, frame: m.Announce, copies: list[m.CopyState]) -> m.Reconciled:
         peer = frame.name
         await self._check_registered(peer, frame.incarnation)
         outcome = _Outcome()
         for first in range(0, len(copies), _PAGE):
             await self._reconcile_page(peer, copies[first : first + _PAGE], outcome)
-            if connection.open:
-                # It waits for our answer and sends no heartbeats; with very many copies that outlasts the ttl.
-                await self._beats.ask(Heartbeat(name=peer, incarnation=frame.incarnation))
         create = await self._creations(peer, copies, outcome.held)
         outcome.held.update(record.name for record in create)
         await self._registry.announce_copies(peer, sorted(outcome.held))

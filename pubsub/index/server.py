@@ -82,7 +82,7 @@ class IndexServer:
             self.limits,
             clock,
         )
-        announcing = Announcing(registry, peers, self._registration.beats, self._spawn, clock)
+        announcing = Announcing(registry, peers, self._registration.beats, ttl_seconds, self._spawn, clock)
         topics = Topics(registry, peers, directory, settling, links, ttl_seconds, self._spawn, clock)
         self._watching = Watching(registry, peers, directory, settling, ttl_seconds)
         self._relay = Relay(directory, links, ttl_seconds, self._spawn)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pubsub.errors import InvalidNameError, InvalidRequestError, PeerNotFoundError, PubsubError
-from pubsub.index import IndexServer
+from pubsub.index import IndexServer, announcing
 from pubsub.index.clock import now_us
 from pubsub.protocol import messages as m
 from pubsub.registry import CasResult, EmbeddedRegistry, TopicRecord
@@ -240,18 +240,19 @@ async def test_peers_that_announce_to_two_indexes_at_once_restore_the_same_regis
 
 
 class SlowRegistry(EmbeddedRegistry):
-    """Takes longer for three pages of copies than a peer of this test is believed alive."""
+    """Takes longer for the copies of this test than their peer is believed alive."""
 
     async def restore_topics(self, records: Sequence[TopicRecord]) -> list[CasResult]:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
         return await super().restore_topics(records)
 
 
 @pytest.mark.parametrize("make_registry", ["embedded"], indirect=True)
 async def test_a_peer_does_not_die_while_its_long_announcement_is_being_worked_on(
-    start_index: StartIndex, start_peer: StartPeer
+    start_index: StartIndex, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = await start_index(SlowRegistry("127.0.0.1:0"), ttl_seconds=0.4)
+    monkeypatch.setattr(announcing, "_PAGE", 1)
+    index = await start_index(SlowRegistry("127.0.0.1:0"), ttl_seconds=0.9)
     alice = await start_peer("alice", index)
-    await alice.announce([a_copy(f"t.{n}", n + 1) for n in range(3000)])
+    await alice.announce([a_copy(f"t.{n}", n + 1) for n in range(4)])
     assert await alice.beat()
