@@ -22,15 +22,21 @@ class _OneLine(logging.Formatter):
         return text if error is None or str(error) in text else f"{text}: {error!r}"
 
 
+_shown = -1
+"""The highest `verbose` asked for so far."""
+
+
 def set_up_logging(verbose: int) -> None:
     """Log warnings; with `verbose` 1 what happens; with 2 everything. A later call only adds.
 
     Libraries stay at warnings: it is ours that the user asks to hear.
     """
-    own = logging.getLogger("pubsub")
+    global _shown
     verbose = min(verbose, len(_LEVELS) - 1)
-    if own.handlers and _LEVELS[verbose] >= own.level:
+    if verbose <= _shown:
         return
+    _shown = verbose
+    own = logging.getLogger("pubsub")
     handler: logging.Handler = (
         logging.NullHandler() if sys.stderr is None else logging.StreamHandler(sys.stderr)
     )
