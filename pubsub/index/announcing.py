@@ -252,6 +252,7 @@ def _record_of(copy: m.CopyState, owner: str) -> TopicRecord:
         owner=owner,
         epoch=copy.epoch,
         in_sync=[owner],
+        replicas=[owner],
         policy=copy.policy,
         created_at=copy.created_us,
     )

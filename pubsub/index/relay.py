@@ -30,6 +30,7 @@ from pubsub.index.tasks import Spawn
 from pubsub.model import Address, parse_address
 from pubsub.net.server import ServerConnection
 from pubsub.protocol import messages as m
+from pubsub.protocol.batch import column_bytes
 from pubsub.protocol.codec import encode_frame
 
 QUERY_SECONDS = 4.0
@@ -198,5 +199,5 @@ class Relay:
 
 
 def _size_bytes(frame: m.Publish) -> int:
-    payloads = frame.payloads
-    return _MESSAGE_BYTES * len(payloads) + sum(len(payload) for payload in payloads if payload is not None)
+    size_bytes = column_bytes(frame.payloads) + column_bytes(frame.keys) + column_bytes(frame.headers)
+    return size_bytes + _MESSAGE_BYTES * len(frame.payloads)

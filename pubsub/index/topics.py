@@ -195,6 +195,7 @@ class Topics:
             owner=owner.name,
             epoch=1,
             in_sync=[owner.name],
+            replicas=[owner.name],
             policy=frame.policy,
             created_at=self._clock(),
         )

@@ -28,6 +28,7 @@ from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.delivery import Deliveries
 from pubsub.peer.publishing import check_publish
 from pubsub.peer.tail import cut
+from pubsub.peer.watching import SharedWatch
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import next_position
 from pubsub.protocol.codec import encode_frame
@@ -57,6 +58,7 @@ class Node:
         self.published_messages = 0
         self.started_us = time.time_ns() // 1000
         self.connections: Callable[[], int] = lambda: 0
+        self._watch = SharedWatch(directory)
         store.on_append = self.deliveries.on_append
         self._starting: set[tuple[ServerConnection, int]] = set()
         """Subscriptions whose first position is being looked for."""
@@ -358,25 +360,8 @@ class Node:
         replies = await link.request_all(make(link.next_id()), FORWARD_SECONDS)
         return [_with_id(reply, request) for reply in replies]
 
-    async def on_watch(self, connection: ServerConnection, frame: m.Watch) -> m.Frame | list[m.Frame]:
-        link = await self.directory.link()
-        own = link.next_id()
-
-        def forget() -> None:
-            link.watchers.pop(own, None)
-            link.forget_when_lost(connection.close)
-
-        def pass_on(changes: m.Changes) -> None:
-            if connection.writable:
-                connection.send_frame(m.Changes(frame.id, changes.changes))
-            else:
-                connection.abort()  # it does not read: nothing piles up for it, and it looks anew when it is back
-
-        link.watchers[own] = pass_on
-        # Without the index nothing more would come: let the watcher connect anew and find out.
-        link.when_lost(connection.close)
-        connection.when_lost(forget)
-        await link.request(m.Watch(own, frame.pattern), FORWARD_SECONDS)
+    async def on_watch(self, connection: ServerConnection, frame: m.Watch) -> m.Frame:
+        await self._watch.add(connection, frame.id, frame.pattern)
         return m.Done(frame.id)
 
 

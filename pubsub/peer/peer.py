@@ -158,6 +158,7 @@ class Peer(Client):
         # 2. Our own publishes and subscriptions, while the node still answers.
         await super().close()
         # 3. What others have under way is answered, then their connections close.
+        await self._store.settled(self._peer_settings.drain_seconds)
         await self._server.close(self._peer_settings.drain_seconds)
         await self._node.directory.close()
         # 4. Last, the file: everything submitted before is committed.

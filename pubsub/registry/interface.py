@@ -89,7 +89,9 @@ class TopicRecord(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     version: int = 0
     in_sync: Sequence[str] = ()
+    """Peers that hold everything committed, the owner among them."""
     replicas: Sequence[str] = ()
+    """Peers on which the topic shall live, the owner among them."""
     policy: Mapping[str, Any] = {}
     created_at: int
 

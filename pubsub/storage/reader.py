@@ -15,7 +15,7 @@ from pubsub.config import StorageSettings
 from pubsub.errors import StorageError
 from pubsub.protocol.messages import Batch
 from pubsub.storage.database import reader_engine
-from pubsub.storage.rows import FETCH_ROWS, SELECT_ROWS, batch_of
+from pubsub.storage.rows import FETCH_ROWS, FIRST_FETCH_ROWS, SELECT_ROWS, batch_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -60,9 +60,13 @@ class Reader:
             result = connection.exec_driver_sql(SELECT_ROWS, (topic_id, start, stop, limit))
             cursor = result.cursor
             assert cursor is not None
-            while size < max_bytes and (part := cursor.fetchmany(FETCH_ROWS)):
+            want = FIRST_FETCH_ROWS
+            while size < max_bytes and (part := cursor.fetchmany(want)):
                 rows += part
-                size += sum(len(row[4] or b"") + len(row[3] or "") + len(row[2] or "") for row in part)
+                sizes = [len(row[4] or b"") + len(row[3] or "") + len(row[2] or "") for row in part]
+                size += sum(sizes)
+                # As many as fit if all are as large as the largest of these; so large messages are not piled up.
+                want = max(1, min(FETCH_ROWS, (max_bytes - size) // (max(sizes) + 1)))
             result.close()
         return batch_of(rows) if rows else None
 
@@ -73,9 +77,7 @@ class Reader:
             while low < high:
                 middle = (low + high) // 2
                 found = _message_from(connection, topic_id, middle, high)
-                if found is None:
-                    high = middle
-                elif found[1] >= at_us:
+                if found is None or found[1] >= at_us:
                     high = middle
                 else:
                     low = found[0] + 1

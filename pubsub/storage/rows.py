@@ -22,7 +22,9 @@ SELECT_ROWS = (
     "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
 )
 FETCH_ROWS = 64
-"""Rows fetched before their size is looked at: a read overshoots its bound by so many messages at most."""
+"""Rows fetched at once at most."""
+FIRST_FETCH_ROWS = 8
+"""Rows fetched before anything is known of their sizes."""
 
 
 @cache

@@ -8,6 +8,7 @@ tries by itself until it can.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -186,6 +187,14 @@ class Store:
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call `callback` once there is room again."""
         self._waiting_for_room.append(callback)
+
+    async def settled(self, timeout_seconds: float) -> None:
+        """Wait until every append has been answered, for so long at most."""
+        done = asyncio.Event()
+        self._writer.submit(Job(lambda _: None, lambda *_: done.set()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await done.wait()
 
     def _committed(self, outcome: Committed) -> None:
         self._set_fault(outcome.fault)
