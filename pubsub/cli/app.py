@@ -17,7 +17,9 @@ import typer
 
 from pubsub.cli import demo, index, peer, publish, query, subscribe, topic
 from pubsub.cli.options import Verbose
-from pubsub.cli.stdout import abandon_stdout
+from pubsub.cli.output import on_terminal
+from pubsub.cli.run import note
+from pubsub.cli.stdout import abandon_stdout, occupy_standard_descriptors
 from pubsub.errors import PubsubError
 from pubsub.version import __version__
 
@@ -79,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit code.
     """
-    if sys.stdout is not None and sys.stdout.isatty():
+    occupy_standard_descriptors()
+    if on_terminal():
         app.rich_markup_mode = "rich"
     command = typer.main.get_command(app)
     try:
@@ -105,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(message: str, code: int, error: Exception) -> int:
     log.debug("the traceback:", exc_info=error)
     # One line whatever the text says.
-    print("pubsub: " + " ".join(message.split()), file=sys.stderr)
+    note(" ".join(message.split()))
     return code
 
 

@@ -14,7 +14,6 @@ from pubsub.cli.lines import Lines
 from pubsub.cli.options import STREAM_SECONDS, Index, Json, Relay, Timeout, Topic, Verbose, parse_headers
 from pubsub.cli.publish_report import Report
 from pubsub.cli.run import on_stop_signal, run
-from pubsub.cli.stdout import abandon_stdout
 from pubsub.config import DEFAULT_INDEX, Limits
 from pubsub.errors import MessageTooLargeError, PubsubError
 
@@ -80,11 +79,7 @@ def publish(
         report.finish(code)
         return code
 
-    try:
-        code = run(main())
-    except BrokenPipeError:
-        abandon_stdout()
-        code = NOBODY_READS
+    code = run(main(), nobody_reads=NOBODY_READS)
     if code:
         raise typer.Exit(code)
 

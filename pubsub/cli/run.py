@@ -12,6 +12,10 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import typer
+
+from pubsub.cli.stdout import abandon_stdout
+
 T = TypeVar("T")
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -25,14 +29,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[Any, Any, T], *, nobody_reads: int = 0) -> T:
     """Run a coroutine to its end, on uvloop where the platform has it.
+
+    Args:
+        nobody_reads: The exit code when the reader of stdout goes away: 0 for what is there to be read.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the coroutine has been cancelled and has cleaned up.
+        typer.Exit: the reader of stdout has gone away.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(main)
+    except BrokenPipeError:
+        abandon_stdout()
+        raise typer.Exit(nobody_reads) from None
 
 
 def on_stop_signal(stop: Callable[[], object]) -> Callable[[], signal.Signals | None]:

@@ -13,6 +13,18 @@ import stat
 import sys
 
 
+def occupy_standard_descriptors() -> None:
+    """Open /dev/null for those of stdin, stdout and stderr that are closed.
+
+    Else the first socket takes the number, and what somebody prints goes there; libuv refuses to run like that.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
 def abandon_stdout() -> None:
     """Send what is still buffered for stdout nowhere, so that the interpreter ends without a complaint."""
     if sys.stdout is not None:
