@@ -8,7 +8,8 @@ the thing and the way out. A client retries what is retriable, with jittered bac
     ├── InvalidNameError            a topic, peer or pattern name breaks the naming rules
     ├── InvalidRequestError         a request asks for something that cannot be
     │   ├── MessageTooLargeError    a payload (with key and headers) is over the limit
-    │   └── OffsetOutOfRangeError   an offset lies before the first kept or beyond the next one
+    │   ├── OffsetOutOfRangeError   an offset lies before the first kept or beyond the next one
+    │   └── WrongOffsetError        the log is not at the offset that a publish expected
     ├── TopicNotFoundError / TopicExistsError / TopicOfflineError*
     ├── PeerNotFoundError / PeerNameTakenError / PeerUnavailableError*
     ├── NotOwnerError*              this peer does not own the topic (data: owner, address)
@@ -16,6 +17,8 @@ the thing and the way out. A client retries what is retriable, with jittered bac
     ├── SequenceError               a producer's batches came out of order; nothing was stored
     ├── ConflictError*              somebody else changed the record first
     ├── RegistryUnavailableError* / IndexUnavailableError* / ConnectionLostError*
+    ├── GroupNotFoundError / SubscriptionNotFoundError / ScheduledNotFoundError
+    ├── LateAcknowledgementError    the delivery was not this member's any more
     ├── TimeoutExpiredError         the time allowed is over; whether it took effect may be unknown
     ├── ClosedError                 the client, peer or subscription has been closed
     ├── ProtocolError               a frame breaks docs/protocol.md
@@ -85,6 +88,12 @@ class OffsetOutOfRangeError(InvalidRequestError):
     """An offset lies before the first kept one or beyond the next one (data: first_offset, next_offset)."""
 
     code = "offset_out_of_range"
+
+
+class WrongOffsetError(InvalidRequestError):
+    """The log is not at the offset that a publish expected; nothing was stored (data: next_offset)."""
+
+    code = "wrong_offset"
 
 
 class TopicNotFoundError(PubsubError):
@@ -177,6 +186,30 @@ class TimeoutExpiredError(PubsubError, TimeoutError):
     """The time allowed is over. The message says what is known and what is not."""
 
     code = "timeout"
+
+
+class GroupNotFoundError(PubsubError):
+    """The topic has no group of this name."""
+
+    code = "group_not_found"
+
+
+class SubscriptionNotFoundError(PubsubError):
+    """The topic has no durable subscription of this name."""
+
+    code = "subscription_not_found"
+
+
+class ScheduledNotFoundError(PubsubError):
+    """No message is held under this schedule id: it has been delivered or cancelled, or never was."""
+
+    code = "scheduled_not_found"
+
+
+class LateAcknowledgementError(PubsubError):
+    """The message had been given to somebody else, or settled, before; nothing was changed by this."""
+
+    code = "late_acknowledgement"
 
 
 class ClosedError(PubsubError):

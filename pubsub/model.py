@@ -94,6 +94,47 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     load: dict[str, float] = {}
 
 
+class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How a group is doing. lag = ready + in_flight + delayed: what it has not acknowledged."""
+
+    topic: str
+    group: str
+    ready: int
+    in_flight: int
+    delayed: int
+    dead: int
+    """Messages that were given up and lie in the dead letter topic."""
+    lag: int
+    members: list[dict[str, Any]]
+    """Each with its name, where it connects from, and how much it has in flight."""
+    options: dict[str, Any]
+
+
+class CursorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a durable subscription has got to."""
+
+    topic: str
+    subscription: str
+    position: int
+    """Offset of the next message."""
+    lag: int | None = None
+    """Messages from there to the end; None where the topic's owner is elsewhere."""
+    kept_at: str = ""
+    """The peer in whose file the cursor is."""
+    updated_at: str | None = None
+
+
+class ScheduledMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that is held until it is due."""
+
+    topic: str
+    schedule_id: int
+    deliver_at: str
+    key: str | None = None
+    headers: dict[str, str] = {}
+    payload: bytes | None = None
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change that a watcher is told of.
 

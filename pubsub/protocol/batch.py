@@ -51,6 +51,7 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
         batch.keys[start:stop] if batch.keys else None,
         batch.headers[start:stop] if batch.headers else None,
         batch.payloads[start:stop],
+        batch.attempts[start:stop] if batch.attempts else None,
     )
 
 

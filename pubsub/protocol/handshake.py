@@ -16,7 +16,10 @@ _DIRECTORY: frozenset[type] = frozenset(
 
 ACCEPTED: dict[str, frozenset[type]] = {
     "index": _DIRECTORY | {m.Register, m.Heartbeat, m.Announce, m.Leave},
-    "peer": _DIRECTORY | {m.Subscribe, m.Unsubscribe, m.Credit, m.CreateCopy, m.DropCopy, m.Held},
+    "peer": _DIRECTORY
+    | {m.Subscribe, m.Unsubscribe, m.Credit, m.CreateCopy, m.DropCopy, m.Held}
+    | {m.JoinGroup, m.Settle, m.Groups, m.ChangeGroup, m.PeekGroup}
+    | {m.CommitCursor, m.Cursors, m.ChangeCursor, m.Scheduled, m.CancelScheduled, m.SetPolicy},
 }
 """Role of the server -> frames that it accepts once hello has been said."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pubsub.model import PeerInfo, TopicInfo
+from pubsub.model import CursorInfo, GroupInfo, PeerInfo, ScheduledMessage, TopicInfo
 
 PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 0
@@ -30,7 +30,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     Message i has offset `offsets[i]`, or `first_offset + i` where `offsets` is nil; its time is
     `published_us[i]`, or `published_us` where that is one number. `keys` and `headers` (JSON objects as text)
-    are nil where no message has any.
+    are nil where no message has any. `attempts` says how often each has been given out, to members of a group.
     """
 
     first_offset: int
@@ -39,6 +39,7 @@ class Batch(msgspec.Struct, array_like=True, frozen=True, gc=False):
     keys: list[str | None] | None
     headers: list[str | None] | None
     payloads: list[bytes | None]
+    attempts: list[int] | None = None
 
 
 class CopyState(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
@@ -112,6 +113,12 @@ class Publish(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     keys: list[str | None] | None
     headers: list[str | None] | None
     payloads: list[bytes | None]
+    expect_offset: int = -1
+    """Store only if this is the topic's next offset; -1: wherever it is."""
+    message_ids: list[str | None] | None = None
+    """Ids that the application chose; one that was stored within the topic's window is not stored again."""
+    deliver_us: int = 0
+    """Hold the messages until then, microseconds UTC; 0: store them now."""
 
 
 class Published(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
@@ -120,6 +127,8 @@ class Published(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
     id: int
     first_offset: int
     duplicate: bool = False
+    offsets: list[int] | None = None
+    """The offset of each message, where they are not consecutive; their schedule ids, if they are held."""
 
 
 # Reading
@@ -138,6 +147,14 @@ class Subscribe(msgspec.Struct, array_like=True, tag=12, frozen=True, kw_only=Tr
     window_bytes: int
     name: str = ""
     """Shown to people who look at the topic's subscribers."""
+    until: int = -1
+    """Offset before which the stream ends; -1: never."""
+    until_us: int = 0
+    """Time before which the stream ends: only messages published earlier are sent; 0: never."""
+    durable: str = ""
+    """Name of a durable subscription: goes on at its stored cursor, if it has one."""
+    skip_lost: bool = False
+    """What to do if retention has taken the start away: begin at the first kept offset, or fail."""
 
 
 class Subscribed(msgspec.Struct, array_like=True, tag=13, frozen=True, kw_only=True):
@@ -147,6 +164,8 @@ class Subscribed(msgspec.Struct, array_like=True, tag=13, frozen=True, kw_only=T
     topic_id: int
     epoch: int
     position: int
+    skipped: int = 0
+    """Messages that retention took away before this subscription could read them."""
 
 
 class Deliver(msgspec.Struct, array_like=True, tag=14, frozen=True, gc=False):
@@ -189,6 +208,12 @@ class Query(msgspec.Struct, array_like=True, tag=18, frozen=True, kw_only=True):
     start: int = EARLIEST
     at_us: int = 0
     limit: int
+    until: int = -1
+    until_us: int = 0
+    key: str | None = None
+    """Only messages with this key."""
+    headers: dict[str, str] | None = None
+    """Only messages with all these headers."""
 
 
 class QueryResult(msgspec.Struct, array_like=True, tag=19, frozen=True, kw_only=True):
@@ -199,6 +224,159 @@ class QueryResult(msgspec.Struct, array_like=True, tag=19, frozen=True, kw_only=
     batch: Batch | None
     position: int
     next_offset: int
+
+
+# Groups: members share the messages of a topic
+
+
+class JoinGroup(msgspec.Struct, array_like=True, tag=60, frozen=True, kw_only=True):
+    """Become a member: messages come as Deliver with `attempts`, at most `max_in_flight` unsettled at once.
+
+    The first member of a new group makes it, with these options, starting at `start`. Leaving is Unsubscribe.
+    """
+
+    id: int
+    subscription: int
+    topic: str
+    topic_id: int = 0
+    group: str
+    max_in_flight: int
+    window_bytes: int
+    options: dict[str, Any] = {}
+    start: int = EARLIEST
+    at_us: int = 0
+    name: str = ""
+
+
+class Joined(msgspec.Struct, array_like=True, tag=61, frozen=True, kw_only=True):
+    """`options` are those of the group, which may have been made with others than asked for."""
+
+    id: int
+    topic_id: int
+    epoch: int
+    options: dict[str, Any]
+
+
+class Settle(msgspec.Struct, array_like=True, tag=62, frozen=True, kw_only=True):
+    """What became of deliveries. Each is named by its offset and its attempt."""
+
+    id: int
+    subscription: int
+    how: str
+    """ack: done. nack: again, after `delay_us` (-1: the group's backoff). extend: give me another lease."""
+    offsets: list[int]
+    attempts: list[int]
+    delay_us: int = -1
+
+
+class Settled(msgspec.Struct, array_like=True, tag=63, frozen=True):
+    """On disk. `late`: offsets that are not this member's under that attempt any more; nothing changed for them."""
+
+    id: int
+    late: list[int]
+
+
+class Groups(msgspec.Struct, array_like=True, tag=64, frozen=True):
+    """Which groups does the topic have? With `group`, only that one."""
+
+    id: int
+    topic: str
+    group: str = ""
+
+
+class GroupList(msgspec.Struct, array_like=True, tag=65, frozen=True):
+    id: int
+    groups: list[GroupInfo]
+
+
+class ChangeGroup(msgspec.Struct, array_like=True, tag=66, frozen=True, kw_only=True):
+    """reset: to `start`. redrive: dead messages back into the topic. delete. Answered by Done."""
+
+    id: int
+    topic: str
+    group: str
+    how: str
+    start: int = EARLIEST
+    at_us: int = 0
+
+
+class PeekGroup(msgspec.Struct, array_like=True, tag=67, frozen=True, kw_only=True):
+    """The next messages that the group would give out; nothing changes. Answered by QueryResult."""
+
+    id: int
+    topic: str
+    group: str
+    limit: int
+
+
+# Durable subscriptions
+
+
+class CommitCursor(msgspec.Struct, array_like=True, tag=70, frozen=True, kw_only=True):
+    """A durable subscription has processed everything before `position`."""
+
+    id: int
+    topic: str
+    topic_id: int
+    name: str
+    position: int
+
+
+class Cursors(msgspec.Struct, array_like=True, tag=71, frozen=True):
+    """Which durable subscriptions are kept here, of one topic or (empty) of all?"""
+
+    id: int
+    topic: str = ""
+
+
+class CursorList(msgspec.Struct, array_like=True, tag=72, frozen=True):
+    id: int
+    cursors: list[CursorInfo]
+
+
+class ChangeCursor(msgspec.Struct, array_like=True, tag=73, frozen=True, kw_only=True):
+    """reset: to `start`. delete. Answered by Done."""
+
+    id: int
+    topic: str
+    name: str
+    how: str
+    start: int = EARLIEST
+    at_us: int = 0
+
+
+# Delayed messages
+
+
+class Scheduled(msgspec.Struct, array_like=True, tag=74, frozen=True, kw_only=True):
+    """Which messages of a topic are held for later? In order of time, from the `after`th on."""
+
+    id: int
+    topic: str
+    after: int = 0
+    limit: int = 100
+
+
+class ScheduledList(msgspec.Struct, array_like=True, tag=75, frozen=True):
+    id: int
+    total: int
+    messages: list[ScheduledMessage]
+
+
+class CancelScheduled(msgspec.Struct, array_like=True, tag=76, frozen=True):
+    """Do not store these; answered by Done, or topic_not_found and the like. One that is gone is an error."""
+
+    id: int
+    topic: str
+    schedule_ids: list[int]
+
+
+class SetPolicy(msgspec.Struct, array_like=True, tag=77, frozen=True, kw_only=True):
+    """Change a topic's policy: to the owner. Answered by a TopicList with the topic as it is now."""
+
+    id: int
+    topic: str
+    policy: dict[str, Any]
 
 
 # The directory: what an index answers, and a peer passes on
@@ -375,6 +553,9 @@ class Held(msgspec.Struct, array_like=True, tag=59, frozen=True):
 Frame = (
     Hello | Welcome | Failure | Done | Publish | Published
     | Subscribe | Subscribed | Deliver | Credit | Unsubscribe | Ended | Query | QueryResult
+    | JoinGroup | Joined | Settle | Settled | Groups | GroupList | ChangeGroup | PeekGroup
+    | CommitCursor | Cursors | CursorList | ChangeCursor
+    | Scheduled | ScheduledList | CancelScheduled | SetPolicy
     | Lookup | Topics | TopicList | Peers | PeerList | CreateTopic | DeleteTopic
     | Watch | Changes | Status | StatusReport
     | Register | Registered | Heartbeat | HeartbeatReply | Announce | Reconciled | Leave
@@ -383,7 +564,10 @@ Frame = (
 """Any frame."""
 
 Request = (
-    Publish | Subscribe | Unsubscribe | Query | Lookup | Topics | Peers | CreateTopic | DeleteTopic
+    Publish | Subscribe | Unsubscribe | Query
+    | JoinGroup | Settle | Groups | ChangeGroup | PeekGroup
+    | CommitCursor | Cursors | ChangeCursor | Scheduled | CancelScheduled | SetPolicy
+    | Lookup | Topics | Peers | CreateTopic | DeleteTopic
     | Watch | Status | Register | Heartbeat | Announce | Leave | CreateCopy | DropCopy | Held
 )  # fmt: skip
 """A frame that is answered by one with the same id."""

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pubsub.config import StorageSettings
-from pubsub.errors import StorageError
+from pubsub.errors import ClosedError, StorageError
 from pubsub.protocol.messages import Batch
 from pubsub.storage.database import reader_engine
-from pubsub.storage.rows import FETCH_ROWS, FIRST_FETCH_ROWS, SELECT_ROWS, batch_of
+from pubsub.storage.rows import SELECT_ROWS, batch_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -32,9 +32,10 @@ class Reader:
         self._settings = settings
         self._engine = reader_engine(path, pool_size=READERS)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="pubsub-reader")
+        self._closed = False
 
     async def read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:
-        """The messages from offset `start` on, below `stop`: at most `limit`, and of about `max_bytes`.
+        """The messages from offset `start` on, below `stop`: at most `limit`, together at most `max_bytes`.
 
         None when there is none. One message at least is returned, whatever its size.
 
@@ -48,6 +49,8 @@ class Reader:
         return await self._run(self._offset_at, topic_id, at_us, first, next_offset)
 
     async def _run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        if self._closed:
+            raise ClosedError(f"{self._path} has been closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
         except DBAPIError as error:
@@ -60,13 +63,11 @@ class Reader:
             result = connection.exec_driver_sql(SELECT_ROWS, (topic_id, start, stop, limit))
             cursor = result.cursor
             assert cursor is not None
-            want = FIRST_FETCH_ROWS
-            while size < max_bytes and (part := cursor.fetchmany(want)):
-                rows += part
-                sizes = [len(row[4] or b"") + len(row[3] or "") + len(row[2] or "") for row in part]
-                size += sum(sizes)
-                # As many as fit if all are as large as the largest of these; so large messages are not piled up.
-                want = max(1, min(FETCH_ROWS, (max_bytes - size) // (max(sizes) + 1)))
+            for row in cursor:
+                size += len(row[4] or b"") + len(row[3] or "") + len(row[2] or "")
+                if size > max_bytes and rows:
+                    break
+                rows.append(row)
             result.close()
         return batch_of(rows) if rows else None
 
@@ -86,6 +87,7 @@ class Reader:
 
     def close(self) -> None:
         """Wait for the reads under way and close. Idempotent."""
+        self._closed = True
         self._threads.shutdown(wait=True)
         self._engine.dispose()
 

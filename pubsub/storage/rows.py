@@ -21,10 +21,6 @@ SELECT_ROWS = (
     "SELECT offset, published_at, key, headers, payload FROM messages "
     "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
 )
-FETCH_ROWS = 64
-"""Rows fetched at once at most."""
-FIRST_FETCH_ROWS = 8
-"""Rows fetched before anything is known of their sizes."""
 
 
 @cache

@@ -6,9 +6,9 @@ both give the same. Instants are integer microseconds UTC.
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, Table, Text
 
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 """Revision of this schema: the newest in migrations/versions."""
 
 PAGE_BYTES = 8192
@@ -63,6 +63,70 @@ producers = Table(
     Column("updated_at", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
+
+cursors = Table(
+    "cursors",  # where durable subscriptions have got to; also of topics that live elsewhere
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("position", Integer, nullable=False),  # offset of the next message
+    Column("updated_at", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("cursor", Integer, nullable=False),  # offsets below it were given out at least once
+    Column("options", Text, nullable=False),  # JSON
+    Column("dead", Integer, nullable=False),  # messages moved to the dead letter topic and still there
+    Column("created_at", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+group_messages = Table(
+    "group_messages",  # below the group's cursor and not acknowledged; what has no row there is done
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("group_name", Text, primary_key=True),
+    Column("offset", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),  # ready, in_flight or delayed
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Integer, nullable=False),  # end of the lease or of the delay; 0 when ready
+    Column("member", Text, nullable=False),  # who has it in flight
+    sqlite_with_rowid=False,
+)
+
+scheduled = Table(
+    "scheduled",  # published for later; moves into messages when due
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("topic_id", Integer, nullable=False),
+    Column("due_at", Integer, nullable=False),
+    Column("key", Text),
+    Column("headers", Text),
+    Column("payload", LargeBinary),
+    Column("created_at", Integer, nullable=False),
+    Index("scheduled_due", "topic_id", "due_at"),
+    sqlite_autoincrement=True,
+)
+
+message_ids = Table(
+    "message_ids",  # ids that applications gave their messages, for the dedupe window of the topic
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("message_id", Text, primary_key=True),
+    Column("offset", Integer, nullable=False),
+    Column("published_at", Integer, nullable=False),
+    Index("message_ids_age", "topic_id", "published_at"),
+    sqlite_with_rowid=False,
+)
+
+BY_TOPIC = ("messages", "producers", "cursors", "group_messages", "groups", "scheduled", "message_ids")
+"""Tables with a column topic_id: what has to go when a topic is deleted."""
 
 _HEX = "hex(substr(payload, at, 4))"
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import DATABASE, DirectoryLock, check_file
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.reader import Reader
+from pubsub.storage.schema import BY_TOPIC
 from pubsub.storage.topic import Topic
-from pubsub.storage.writer import Append, Appended, Committed, Job, Writer
+from pubsub.storage.work import Append, Appended, Change, Committed, Job, Statement
+from pubsub.storage.writer import Writer
 
 log = logging.getLogger("pubsub.storage")
 
@@ -44,7 +46,7 @@ DROP_ROWS = 5000
 
 _DROPPED = "deleted"
 
-__all__ = ["REMEMBERED_BATCHES", "Append", "Appended", "Store"]
+__all__ = ["REMEMBERED_BATCHES", "Append", "Appended", "Statement", "Store"]
 
 
 class Store:
@@ -206,6 +208,8 @@ class Store:
         for append, first_offset, duplicate, error in outcome.answers:
             self.queued_bytes -= append.size_bytes
             append.done(first_offset, duplicate, error)
+        for change, error in outcome.changes:
+            change.done(error)
         if self._waiting_for_room and not self.full:
             waiting, self._waiting_for_room = self._waiting_for_room, []
             for callback in waiting:
@@ -329,8 +333,8 @@ class Store:
             ).rowcount
             if gone:
                 return False
-            connection.exec_driver_sql("DELETE FROM messages WHERE topic_id = ?", (topic_id,))
-            connection.exec_driver_sql("DELETE FROM producers WHERE topic_id = ?", (topic_id,))
+            for table in BY_TOPIC:
+                connection.exec_driver_sql(f"DELETE FROM {table} WHERE topic_id = ?", (topic_id,))
             connection.exec_driver_sql("DELETE FROM topics WHERE id = ?", (topic_id,))
             connection.exec_driver_sql("PRAGMA incremental_vacuum(2000)")
             return True
@@ -344,6 +348,13 @@ class Store:
                 self._purge(topic_id)
 
         self._writer.submit(Job(delete, deleted))
+
+    def change(self, statements: Sequence[Statement], done: Callable[[PubsubError | None], None]) -> None:
+        """Run statements within the next commit; `done` is called once they are on disk, or could not be run.
+
+        They must leave the tables topics and messages alone.
+        """
+        self._writer.submit(Change(statements, done))
 
     async def _change(self, change: Callable[[Connection], Any]) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,86 @@
+"""What the writing thread is asked to do, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from pubsub.errors import PubsubError
+
+Statement = tuple[str, Sequence[tuple[Any, ...]]]
+"""SQL, and the rows of parameters for which it is to be run."""
+
+
+class Append(msgspec.Struct, eq=False):
+    """Messages to be added to a topic. `done` is called in the event loop with the first offset or an error.
+
+    producer 0: no sequence is checked (the caller is in this process and cannot lose an answer).
+    """
+
+    topic_id: int
+    epoch: int
+    producer: int
+    sequence: int
+    keys: list[str | None] | None
+    headers: list[str | None] | None
+    payloads: list[bytes | None]
+    size_bytes: int
+    done: Callable[[int, bool, PubsubError | None], None]
+    """Called with the first offset, whether it had been stored before, and the error if there is one."""
+    expect_offset: int = -1
+    """Store only if this is the topic's next offset; -1: wherever it is."""
+    message_ids: list[str | None] | None = None
+    """Ids that the application chose: a message whose id was stored within the window is not stored again."""
+    dedupe_us: int = 0
+    """That window, microseconds."""
+    statements: Sequence[Statement] = ()
+    """Run in the same transaction, if the messages are stored in it."""
+    offsets: list[int] | None = None
+    """Set by the writer before it answers: the offset of each message, where they are not consecutive."""
+
+
+class Change(msgspec.Struct, eq=False):
+    """Statements that share the next commit with whatever else waits. They touch neither topics nor messages."""
+
+    statements: Sequence[Statement]
+    done: Callable[[PubsubError | None], None]
+
+
+class Job(msgspec.Struct, eq=False):
+    """Any other change: `change` runs in a transaction of its own; `done` gets what it returned, or the error."""
+
+    change: Callable[[Connection], Any]
+    done: Callable[[Any, PubsubError | None], None]
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Consecutive messages of one topic that a commit has stored."""
+
+    topic_id: int
+    first_offset: int
+    published_us: int
+    keys: list[str | None] | None
+    headers: list[str | None] | None
+    payloads: list[bytes | None]
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What a group's commit did, handed to the event loop."""
+
+    appended: list[Appended]
+    answers: list[tuple[Append, int, bool, PubsubError | None]]
+    changes: list[tuple[Change, PubsubError | None]]
+    fault: str | None
+    """Why the group could not be written, or None."""
+
+
+def run_statements(connection: Connection, statements: Sequence[Statement]) -> None:
+    """Run each statement for each of its rows."""
+    for sql, rows in statements:
+        if len(rows) == 1:
+            connection.exec_driver_sql(sql, rows[0])
+        elif rows:
+            connection.exec_driver_sql(sql, list(rows))
