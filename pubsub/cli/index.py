@@ -26,6 +26,12 @@ def _check_redis_url(text: str) -> None:
     parse_redis_url(text)
 
 
+def _check_namespace(text: str) -> None:
+    from pubsub.registry.keys import Keys
+
+    Keys(text)
+
+
 @app.command()
 def serve(
     listen: Annotated[
@@ -62,7 +68,13 @@ def serve(
         ),
     ] = IndexSettings().ttl_seconds,
     namespace: Annotated[
-        str, typer.Option("--namespace", metavar="NAME", help="How all keys in Redis begin.")
+        str,
+        typer.Option(
+            "--namespace",
+            metavar="NAME",
+            callback=checked(_check_namespace),
+            help="How all keys in Redis begin.",
+        ),
     ] = DEFAULT_NAMESPACE,
     verbose: Verbose = 0,
 ) -> None:

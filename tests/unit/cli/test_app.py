@@ -103,6 +103,7 @@ def test_no_command_shows_help_and_is_a_usage_error(
         (["index", "serve", "--redis", "localhost:6379"], "redis://"),
         (["index", "serve", "--redis", "redis://:secret@host:x"], "malformed"),
         (["index", "serve", "--ttl", "0"], "--ttl"),
+        (["index", "serve", "--namespace", "a b"], "'a b' is not a namespace"),
         (["peer", "serve", "alice"], "--data"),
         (["peer", "serve", "alice", "--data", "x", "--advertise", "nowhere"], "host:port"),
     ],
