@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import Any
 
+from benchmarks.limits import BareWrites
 from benchmarks.pacing import Pace
 from benchmarks.payloads import payload, payloads, verify
 from benchmarks.readings import RunFailedError
@@ -20,6 +21,9 @@ WARM_STREAM = 0xFFFF_FFFF
 """Stream of the messages that open connections and fill caches before the clock starts."""
 
 READ_BACK_SECONDS = 60.0
+
+BURST = 100
+"""Publishes, then as many bare writes: short beside the minutes in which a shared disk changes its pace."""
 
 
 async def publish_many(
@@ -58,28 +62,33 @@ async def publish_callers(
 
 
 async def publish_one_by_one(
-    cue: Cue, *, running: dict[str, Any], count: int, warm: int, size_bytes: int
+    cue: Cue, *, running: dict[str, Any], count: int, warm: int, size_bytes: int, directory: str
 ) -> dict[str, Any]:
-    """One awaited publish at a time; reports how long each took. Reads all of it back at the end."""
+    """One awaited publish at a time; reports how long each took. Reads all of it back at the end.
+
+    Between bursts of publishes come bursts of bare writes to the same disk, so that both see it in the same mood.
+    """
     publisher = driver(running)
     await publisher.open()
     messages = payloads(0, count, size_bytes)
+    writes = BareWrites(directory)
     await _warm(publisher, warm, size_bytes)
     await cue.ready()
-    clock = _Clock()
     took = []
-    for message in messages:
-        began = time.perf_counter()
-        await publisher.publish(message)
-        took.append(time.perf_counter() - began)
-    found = clock.stop()
+    for start in range(0, count, BURST):
+        writes.burst(BURST)
+        for message in messages[start : start + BURST]:
+            began = time.perf_counter()
+            await publisher.publish(message)
+            took.append(time.perf_counter() - began)
+    writes.close()
     stored: list[bytes] = []
     await publisher.subscribe(from_start=True)
     async with asyncio.timeout(READ_BACK_SECONDS):
         await publisher.receive(stored.append, warm + count)
     await publisher.close()
     verify(stored, {WARM_STREAM: warm, 0: count})
-    return found | {"seconds": took}
+    return {"seconds": took, "growing": writes.growing, "within": writes.within}
 
 
 async def publish_open_loop(

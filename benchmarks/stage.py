@@ -40,12 +40,12 @@ class Child:
 
     def rss_mb(self) -> float:
         """Resident memory, in 10^6 bytes."""
-        return self._ps.memory_info().rss / 1e6
+        return float(self._ps.memory_info().rss) / 1e6
 
     def cpu_seconds(self) -> float:
         """User and system time so far."""
         times = self._ps.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -49,7 +49,7 @@ async def subscribe(
     await subscriber.close()
     expected = dict.fromkeys(range(streams), each) | ({WARM_STREAM: warm} if warm else {})
     verify(received + extra, expected)
-    found = {"began_ns": began_ns, "ended_ns": ended_ns, "cpu_seconds": cpu}
+    found: dict[str, Any] = {"began_ns": began_ns, "ended_ns": ended_ns, "cpu_seconds": cpu}
     if timed:
         found["seconds"] = [
             (at - intended) / 1e9 for at, intended in zip(at_ns, instants(received), strict=True) if intended

@@ -55,15 +55,20 @@ async def _play(part: Callable[..., Awaitable[dict[str, Any]]], task: dict[str, 
     cue.say(found)
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        return None
+    return uvloop.new_event_loop
+
+
 def main() -> None:
     module, _, name = PARTS[sys.argv[1]].partition(":")
     part = getattr(importlib.import_module(module), name)
     task = msgspec.json.decode(sys.argv[2])
-    try:
-        from uvloop import run
-    except ImportError:  # not on every platform
-        from asyncio import run
-    run(_play(part, task))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_play(part, task))
 
 
 if __name__ == "__main__":

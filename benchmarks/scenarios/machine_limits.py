@@ -8,7 +8,6 @@ from benchmarks.readings import Figures, Subject, latency_figures
 from benchmarks.stage import Stage
 
 RATE = "messages/s"
-WRITE = "limit: write 4 KiB + fdatasync"
 
 
 def sqlite_insert(count: Callable[[Stage], int], size_bytes: int, rows_per_commit: int = 1000) -> Subject:
@@ -75,4 +74,4 @@ def write_and_sync() -> Subject:
             "in place", found["within"]
         )
 
-    return Subject(name=WRITE, measure=measure)
+    return Subject(name="limit: write 4 KiB + fdatasync", measure=measure)

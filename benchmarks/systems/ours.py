@@ -75,13 +75,19 @@ async def _alive(client: pubsub.Client, name: str) -> bool:
     return any(peer.peer == name and peer.alive for peer in await client.peers())
 
 
+def _peer(data: str, index: str) -> pubsub.Client:
+    from pubsub.peer.peer import Peer  # not for the workers that are only clients: it brings SQLAlchemy along
+
+    return Peer(PEER, data=data, index=index)
+
+
 class Driver:
     """`pubsub.Client`; or, with a data directory, `pubsub.Peer` in this process with the topic in it."""
 
     def __init__(self, index: str, topic: str, data: str | None = None) -> None:
         self._topic = topic
         self._data = data
-        self._client = pubsub.Client(index) if data is None else pubsub.Peer(PEER, data=data, index=index)
+        self._client = pubsub.Client(index) if data is None else _peer(data, index)
 
     async def open(self) -> None:
         await self._client.open()
