@@ -58,7 +58,11 @@ class Appender:
         accepted: list[Append] = []
         touched: dict[int, ProducerState] = {}
         fresh_ids: dict[str, int] = {}
+        epoch = appends[-1].epoch  # epochs only grow, so the newest append has the highest of this group
         for append in appends:
+            if append.epoch != epoch:
+                outcome.answers.append((append, 0, False, _not_owner()))
+                continue
             try:
                 stored = self._known(connection, append)
                 if stored is not None:
@@ -80,11 +84,13 @@ class Appender:
             accepted.append(append)
             offset += len(append.payloads)
         if not accepted:
+            if not _owns(connection, topic_id, epoch):
+                self._disown(appends, outcome)
             return
         # The epoch is checked here, in the transaction: a peer that lost the topic stores nothing.
         changed = connection.exec_driver_sql(
             "UPDATE topics SET next_offset = ?, committed = ? WHERE id = ? AND epoch = ? AND set_aside IS NULL",
-            (offset, offset, topic_id, accepted[0].epoch),
+            (offset, offset, topic_id, epoch),
         )
         if changed.rowcount != 1:
             self._disown(appends, outcome)
@@ -105,8 +111,7 @@ class Appender:
         for append in appends:
             self._producers.pop((append.topic_id, append.producer), None)
         outcome.answers[:] = [answer for answer in outcome.answers if id(answer[0]) not in mine]
-        error = NotOwnerError("this peer does not own the topic any more")
-        outcome.answers.extend((append, 0, False, error) for append in appends)
+        outcome.answers.extend((append, 0, False, _not_owner()) for append in appends)
 
     def _known(self, connection: Connection, append: Append) -> int | None:
         """The offset at which a producer's batch is stored already, or None.
@@ -123,6 +128,17 @@ class Appender:
         else:
             self._producers.move_to_end(key)
         return stored_offset(state, append.sequence, len(append.payloads))
+
+
+def _owns(connection: Connection, topic_id: int, epoch: int) -> bool:
+    found = connection.exec_driver_sql(
+        "SELECT 1 FROM topics WHERE id = ? AND epoch = ? AND set_aside IS NULL", (topic_id, epoch)
+    )
+    return found.scalar() is not None
+
+
+def _not_owner() -> NotOwnerError:
+    return NotOwnerError("this peer does not own the topic any more; nothing was stored")
 
 
 def _load_producer(connection: Connection, topic_id: int, producer: int) -> ProducerState:

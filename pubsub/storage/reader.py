@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -61,9 +62,7 @@ class Reader:
         size = 0
         with self._engine.connect() as connection:
             result = connection.exec_driver_sql(SELECT_ROWS, (topic_id, start, stop, limit))
-            cursor = result.cursor
-            assert cursor is not None
-            for row in cursor:
+            for row in cast(sqlite3.Cursor, result.cursor):
                 size += len(row[4] or b"") + len(row[3] or "") + len(row[2] or "")
                 if size > max_bytes and rows:
                     break

@@ -20,9 +20,10 @@ import msgspec
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from pubsub.config import StorageSettings
+from pubsub.config import MIB, StorageSettings
 from pubsub.core.sequence import REMEMBERED_BATCHES
 from pubsub.errors import (
+    ClosedError,
     DamagedFileError,
     DataDirectoryError,
     PubsubError,
@@ -42,7 +43,12 @@ from pubsub.storage.writer import Writer
 log = logging.getLogger("pubsub.storage")
 
 DROP_ROWS = 5000
-"""Messages deleted in one transaction when a topic is dropped: short enough not to hold up publishes."""
+DROP_BYTES = 8 * MIB
+"""Messages, and their size, deleted in one transaction when a topic is dropped: publishes wait no longer than that."""
+SHRINK_PAGES = 500
+"""Pages given back to the file system in one transaction afterwards."""
+FORGET_SECONDS = 3600.0
+"""How often producers that have not published for `producer_days` are looked for."""
 
 _DROPPED = "deleted"
 
@@ -72,7 +78,9 @@ class Store:
         self._reader: Reader
         self._waiting_for_room: list[Callable[[], None]] = []
         self._probe: asyncio.TimerHandle | None = None
+        self._forgetting: asyncio.TimerHandle | None = None
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, directory: Path, name: str, settings: StorageSettings | None = None) -> Store:
@@ -88,12 +96,14 @@ class Store:
             await asyncio.shield(opening)
         except asyncio.CancelledError:  # the thread cannot be: wait for it, and let go of what it took
             await asyncio.wait([opening])
+            opening.exception()  # seen
             store._lock.release()
             raise
         engine = writer_engine(store.path)
         store._engine = engine
         store._writer = Writer(engine, store.path, store.settings, store._committed)
         store._reader = Reader(store.path, store.settings)
+        store._forget_producers()
         for topic in [t for t in store.by_id.values() if t.set_aside == _DROPPED]:
             store._purge(topic.id)
         return store
@@ -116,9 +126,8 @@ class Store:
             engine = writer_engine(self.path)
             try:
                 with engine.connect() as connection:
-                    connection.exec_driver_sql(
-                        "BEGIN IMMEDIATE"
-                    )  # all of it, or a refused file is left as it is
+                    # In one transaction: a file that is refused after all is left as it is.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                     self._identify(connection)
                     self._load(connection)
                     connection.commit()
@@ -156,8 +165,6 @@ class Store:
             )
         self.node_id, self.starts = row[0], row[2] + 1
         connection.exec_driver_sql("UPDATE node SET starts = ?, written_at = ?", (self.starts, now_us))
-        forgotten_us = now_us - self.settings.producer_days * 86_400 * 1_000_000
-        connection.exec_driver_sql("DELETE FROM producers WHERE updated_at < ?", (forgotten_us,))
 
     def _load(self, connection: Connection) -> None:
         for row in connection.exec_driver_sql(
@@ -178,6 +185,9 @@ class Store:
 
     def append(self, append: Append) -> None:
         """Add messages to a topic; `append.done` is called once they are on disk, or could not be stored."""
+        if self._closed:
+            append.done(0, False, self._closed_error())
+            return
         self.queued_bytes += append.size_bytes
         self._writer.submit(append)
 
@@ -199,12 +209,18 @@ class Store:
                 await done.wait()
 
     def _committed(self, outcome: Committed) -> None:
-        self._set_fault(outcome.fault)
-        for appended in outcome.appended:
-            topic = self.by_id.get(appended.topic_id)
-            if topic is not None:
-                topic.next_offset = topic.committed = appended.first_offset + len(appended.payloads)
-                self.on_append(topic, appended)
+        if outcome.fault is not None or outcome.appended or outcome.changes:
+            self._set_fault(outcome.fault)  # otherwise nothing was written that could show either
+        try:
+            for appended in outcome.appended:
+                topic = self.by_id.get(appended.topic_id)
+                if topic is not None:
+                    topic.next_offset = topic.committed = appended.first_offset + len(appended.payloads)
+                    self.on_append(topic, appended)
+        finally:  # a fault in delivery must not keep what is stored from being acknowledged
+            self._answer(outcome)
+
+    def _answer(self, outcome: Committed) -> None:
         for append, first_offset, duplicate, error in outcome.answers:
             self.queued_bytes -= append.size_bytes
             append.done(first_offset, duplicate, error)
@@ -230,7 +246,10 @@ class Store:
         self._probe = None
 
         def tried(_: Any, error: PubsubError | None) -> None:
-            self._set_fault(error.message if isinstance(error, ReadOnlyError) else None)
+            if error is None or isinstance(error, ReadOnlyError):
+                self._set_fault(None if error is None else error.message)
+            else:
+                self._set_fault(self.fault)  # proves nothing: try again
 
         now_us = time.time_ns() // 1000
         self._writer.submit(
@@ -239,14 +258,19 @@ class Store:
 
     # Reading
 
-    async def read(self, topic: Topic, start: int, limit: int) -> Batch | None:
-        """Committed messages from offset `start` on: at most `limit`, in one bounded chunk; None at the end.
+    async def read(self, topic: Topic, start: int, limit: int, max_bytes: int | None = None) -> Batch | None:
+        """Committed messages from offset `start` on, in one bounded chunk; None where there is none.
+
+        At most `limit` messages of at most `max_bytes` together, and never more than `StorageSettings` allows;
+        one message at least, whatever its size.
 
         Raises:
             StorageError: the file cannot be read.
+            ClosedError: the store has been closed.
         """
         limit = min(limit, self.settings.read_messages)
-        return await self._reader.read(topic.id, start, topic.committed, limit, self.settings.read_bytes)
+        bound = self.settings.read_bytes if max_bytes is None else min(max_bytes, self.settings.read_bytes)
+        return await self._reader.read(topic.id, start, topic.committed, limit, bound)
 
     async def offset_at(self, topic: Topic, at_us: int) -> int:
         """The offset of the first message published at or after `at_us`; the next offset if there is none."""
@@ -322,41 +346,82 @@ class Store:
         self._purge(topic.id)
 
     def _purge(self, topic_id: int) -> None:
-        """Delete a part of a dropped topic's rows, then the next part, until the topic itself can go."""
+        """Delete a part of a dropped topic's rows, then the next part, until the topic itself can go.
+
+        What a closing store leaves goes on at the next start.
+        """
+        if self._closed:
+            return
 
         def delete(connection: Connection) -> bool:
-            arguments = (topic_id, topic_id, DROP_ROWS)
-            gone = connection.exec_driver_sql(
-                "DELETE FROM messages WHERE topic_id = ? AND offset <= (SELECT offset FROM messages "
-                "WHERE topic_id = ? ORDER BY offset LIMIT 1 OFFSET ?)",
-                arguments,
-            ).rowcount
-            if gone:
+            last = _end_of_portion(connection, topic_id)
+            if last is not None:
+                connection.exec_driver_sql(
+                    "DELETE FROM messages WHERE topic_id = ? AND offset <= ?", (topic_id, last)
+                )
                 return False
             for table in BY_TOPIC:
                 connection.exec_driver_sql(f"DELETE FROM {table} WHERE topic_id = ?", (topic_id,))
             connection.exec_driver_sql("DELETE FROM topics WHERE id = ?", (topic_id,))
-            connection.exec_driver_sql("PRAGMA incremental_vacuum(2000)")
             return True
 
         def deleted(finished: bool | None, error: PubsubError | None) -> None:
             if error is not None:
-                log.warning("deleting rows of topic %d goes on at the next start: %s", topic_id, error)
+                log.warning("deleting the rows of topic %d is tried again: %s", topic_id, error)
+                asyncio.get_running_loop().call_later(self.settings.probe_seconds, self._purge, topic_id)
             elif finished:
                 self.by_id.pop(topic_id, None)
-            elif not self._closed:
+                self._shrink()
+            else:
                 self._purge(topic_id)
 
         self._writer.submit(Job(delete, deleted))
+
+    def _shrink(self) -> None:
+        """Give pages that hold nothing any more back to the file system, in portions."""
+        if self._closed:
+            return
+
+        def shrink(connection: Connection) -> bool:
+            free = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
+            for _ in range(min(free, SHRINK_PAGES)):
+                # One by one: the driver would take a single step, that is one page, of a larger number too.
+                connection.exec_driver_sql("PRAGMA incremental_vacuum(1)").close()
+            left = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
+            return 0 < left < free
+
+        def shrunk(more: bool | None, error: PubsubError | None) -> None:
+            if more and error is None:
+                self._shrink()
+
+        self._writer.submit(Job(shrink, shrunk))
+
+    def _forget_producers(self) -> None:
+        """Forget the producers that have not published for long, now and from time to time.
+
+        This looks at every producer; with millions of them an index on `updated_at` would be worth its writes.
+        """
+        self._forgetting = asyncio.get_running_loop().call_later(FORGET_SECONDS, self._forget_producers)
+        before_us = time.time_ns() // 1000 - self.settings.producer_days * 86_400 * 1_000_000
+
+        def forget(connection: Connection) -> None:
+            connection.exec_driver_sql("DELETE FROM producers WHERE updated_at < ?", (before_us,))
+
+        self._writer.submit(Job(forget, lambda _, error: None))
 
     def change(self, statements: Sequence[Statement], done: Callable[[PubsubError | None], None]) -> None:
         """Run statements within the next commit; `done` is called once they are on disk, or could not be run.
 
         They must leave the tables topics and messages alone.
         """
+        if self._closed:
+            done(self._closed_error())
+            return
         self._writer.submit(Change(statements, done))
 
     async def _change(self, change: Callable[[Connection], Any]) -> Any:
+        if self._closed:
+            raise self._closed_error()
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answer(result: Any, error: PubsubError | None) -> None:
@@ -373,13 +438,37 @@ class Store:
         return await done
 
     async def close(self) -> None:
-        """Finish what was submitted, copy the write-ahead log into the file, let go of the directory. Idempotent."""
-        if self._closed:
-            return
+        """Finish what was submitted, copy the write-ahead log into the file, let go of the directory.
+
+        Idempotent; it goes on to its end where whoever waits for it is cancelled.
+        """
         self._closed = True
-        if self._probe is not None:
-            self._probe.cancel()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"pubsub: close {self.directory}")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for timer in (self._probe, self._forgetting):
+            if timer is not None:
+                timer.cancel()
         await self._writer.stop()
         await asyncio.to_thread(self._reader.close)
         self._engine.dispose()
         self._lock.release()
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"the store in {self.directory} has been closed")
+
+
+def _end_of_portion(connection: Connection, topic_id: int) -> int | None:
+    """The last offset that one transaction deletes of a topic, from its first message on; None without any."""
+    size, last = 0, None
+    for offset, size_bytes in connection.exec_driver_sql(
+        "SELECT offset, length(payload) FROM messages WHERE topic_id = ? ORDER BY offset LIMIT ?",
+        (topic_id, DROP_ROWS),
+    ).all():
+        last = offset
+        size += size_bytes or 0
+        if size >= DROP_BYTES:
+            break
+    return last

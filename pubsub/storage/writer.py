@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from pubsub.config import StorageSettings
 from pubsub.errors import InternalError, PubsubError, ReadOnlyError
 from pubsub.storage.appending import Appender
+from pubsub.storage.database import BUSY_TIMEOUT_SECONDS
 from pubsub.storage.schema import PAGE_BYTES
 from pubsub.storage.work import Append, Change, Committed, Job, run_statements
 
@@ -30,6 +32,11 @@ COMMIT_PAGES = 4
 """Pages that a commit writes besides the messages: topic, producers, the tree's inner pages. An estimate."""
 ROW_BYTES = 24
 """What a row takes besides key, headers and payload. An estimate."""
+
+LOG_CHECKPOINTS = 2
+"""A write-ahead log of so many times `checkpoint_bytes` is one that readers keep from being started over."""
+RESTART_MILLISECONDS = 100
+"""How long a checkpoint may then wait for reads under way to end; publishes wait with it."""
 
 
 class _Stop:
@@ -75,18 +82,34 @@ class Writer:
     # From here on: the writing thread
 
     def _run(self) -> None:
-        with self._engine.connect() as connection:
-            self._connection = connection
-            while True:
-                work = self._next()
-                if isinstance(work, _Stop):
-                    break
-                if isinstance(work, Job):
-                    self._do(work)
-                elif work is not None:
-                    self._commit(self._group(work))
-                self._checkpoint(idle=work is None)
-            self._checkpoint(idle=True)
+        try:
+            with self._engine.connect() as connection:
+                self._connection = connection
+                self._work()
+        except Exception as error:
+            log.critical("nothing can be written to %s any more", self._path, exc_info=error)
+            self._refuse_all(InternalError(f"the thread that writes {self._path} ended: {error}"))
+
+    def _work(self) -> None:
+        while True:
+            work = self._next()
+            if isinstance(work, _Stop):
+                break
+            if isinstance(work, Job):
+                self._do(work)
+            elif work is not None:
+                self._commit(*self._group(work))
+            self._checkpoint(idle=work is None)
+        self._checkpoint(idle=True)
+
+    def _refuse_all(self, error: PubsubError) -> None:
+        """Until the end, answer everything with `error`: nobody is to wait for ever."""
+        self._unchecked_bytes = 0
+        while not isinstance(work := self._next(), _Stop):
+            if isinstance(work, Job):
+                self._call(work.done, None, error)
+            elif work is not None:
+                self._call(self._committed, _failed([work], error))
 
     def _next(self) -> Work | None:
         if self._held is not None:
@@ -97,8 +120,8 @@ class Writer:
         except queue.Empty:
             return None
 
-    def _group(self, first: Append | Change) -> list[Append | Change]:
-        """Everything that waits, up to the size of a group or to the next job."""
+    def _group(self, first: Append | Change) -> tuple[list[Append | Change], int]:
+        """Everything that waits, up to the size of a group or to the next job; and its size."""
         group, size = [first], _size_bytes(first)
         while size < self._settings.group_bytes:
             try:
@@ -110,7 +133,7 @@ class Writer:
                 break
             group.append(work)
             size += _size_bytes(work)
-        return group
+        return group, size
 
     def _do(self, job: Job) -> None:
         assert self._connection is not None
@@ -126,33 +149,40 @@ class Writer:
             failure = self._undo(error)
         self._call(job.done, result, failure)
 
-    def _commit(self, group: list[Append | Change]) -> None:
+    def _commit(self, group: list[Append | Change], size_bytes: int) -> None:
         assert self._connection is not None
         try:
             outcome = self._write(self._connection, group)
+            self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES + size_bytes
         except Exception as error:
-            failure = self._undo(error)
-            outcome = Committed([], [], [], failure.message if isinstance(failure, ReadOnlyError) else None)
-            for work in group:
-                if isinstance(work, Append):
-                    outcome.answers.append((work, 0, False, failure))
-                else:
-                    outcome.changes.append((work, failure))
+            outcome = _failed(group, self._undo(error))
         self._call(self._committed, outcome)
 
     def _undo(self, error: Exception) -> PubsubError:
         """Roll back; the error that those concerned are told."""
-        assert self._connection is not None
-        self._connection.rollback()
-        self._appender.forget()
+        self._roll_back()
         if isinstance(error, PubsubError):
             return error
-        if isinstance(error, DBAPIError):
+        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | ProgrammingError):
             return ReadOnlyError(
                 f"cannot write to {self._path}: {error.orig}; make room or mend the disk, then retry"
             )
         log.error("a transaction on %s failed", self._path, exc_info=error)
         return InternalError("a transaction failed inside the peer; see its log")
+
+    def _roll_back(self) -> None:
+        """Leave no transaction open and nothing of it in memory. Where even that fails, the next BEGIN fails too."""
+        self._appender.forget()
+        assert self._connection is not None
+        try:
+            self._connection.rollback()
+            driver = self._connection.connection.driver_connection
+            if (
+                driver is not None and driver.in_transaction
+            ):  # SQLAlchemy sends nothing after a COMMIT that failed
+                driver.rollback()
+        except (DBAPIError, sqlite3.Error) as error:
+            log.error("a transaction on %s cannot be rolled back: %s", self._path, error)
 
     def _call(self, callback: Callable[..., None], *values: Any) -> None:
         try:
@@ -172,7 +202,6 @@ class Writer:
                     outcome.changes.append((work, None))
         self._appender.write(connection, appends, outcome)
         connection.commit()
-        self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES + sum(map(_size_bytes, group))
         self._appender.trim()
         return outcome
 
@@ -181,11 +210,37 @@ class Writer:
         if self._unchecked_bytes >= self._settings.checkpoint_bytes or (idle and self._unchecked_bytes):
             assert self._connection is not None
             try:
-                self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
+                _, pages, _ = self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+                if pages * PAGE_BYTES > LOG_CHECKPOINTS * self._settings.checkpoint_bytes:
+                    _start_log_over(self._connection)
                 self._connection.rollback()
             except DBAPIError as error:
                 log.warning("checkpoint of %s failed, to be tried again: %s", self._path, error.orig)
             self._unchecked_bytes = 0
+
+
+def _start_log_over(connection: Connection) -> None:
+    """Wait for the reads under way, so that the next commit writes at the beginning of the write-ahead log again.
+
+    Where reads never pause, the log would grow for ever. One that takes longer, such as a person's in sqlite3,
+    is not waited for: the log grows until it has ended.
+    """
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {RESTART_MILLISECONDS}").close()
+    try:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)").close()
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}").close()
+
+
+def _failed(group: list[Append | Change], error: PubsubError) -> Committed:
+    """What a group's commit did that failed: nothing."""
+    outcome = Committed([], [], [], error.message if isinstance(error, ReadOnlyError) else None)
+    for work in group:
+        if isinstance(work, Append):
+            outcome.answers.append((work, 0, False, error))
+        else:
+            outcome.changes.append((work, error))
+    return outcome
 
 
 def _size_bytes(work: Append | Change) -> int:
