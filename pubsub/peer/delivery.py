@@ -2,7 +2,8 @@
 
 What allows it: a commit, credit from the subscriber, room in the connection, a finished read from disk. There
 is no task for a subscription that is up to date, and none for a message ever. A subscriber that does not read,
-or grants no credit, keeps nothing in memory but the connection's bounded buffer; it is fed from disk later.
+or grants no credit, keeps nothing in memory but the connection's bounded buffer; it is fed from disk later, and
+until it can be sent something it causes no reads.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 from pubsub.config import Limits, PeerSettings
 from pubsub.core.credit import Window
-from pubsub.errors import PubsubError, TopicNotFoundError
+from pubsub.errors import InternalError, PubsubError, TopicNotFoundError
 from pubsub.net.server import ServerConnection
 from pubsub.peer.tail import Tail, TailBudget, cut
 from pubsub.protocol.batch import batch_bytes, message_sizes, next_position, slice_batch
@@ -25,13 +27,16 @@ from pubsub.storage.topic import Topic
 
 log = logging.getLogger("pubsub.peer")
 
+READS_AT_ONCE = 2
+"""Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
+
 
 class Delivery:
     """One subscription: the stream of a topic to one connection, from `position` on."""
 
     def __init__(
         self,
-        connection: ServerConnection,
+        subscriber: Subscriber,
         number: int,
         feed: Feed,
         position: int,
@@ -39,16 +44,19 @@ class Delivery:
         name: str,
         store: Store,
     ) -> None:
-        self.connection = connection
+        self.connection = subscriber.connection
         self.number = number
         self.position = position
         """Offset of the next message to send."""
         self.name = name
         self.since_us = time.time_ns() // 1000
         self.sent_messages = 0
+        self._subscriber = subscriber
         self._feed = feed
         self._window = window
         self._store = store
+        self._missing_bytes = 0
+        """Size of the next message, where it is known that it does not fit the window."""
         self._reading: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -63,15 +71,19 @@ class Delivery:
         while (
             self.position < topic.committed
             and self._window.messages > 0
+            and (self._window.bytes >= self._missing_bytes or self._window.idle)
             and self._reading is None
             and self.connection.writable
             and not self._ended
         ):
             piece = self._feed.tail.find(self.position)
             if piece is None:
+                if not self._subscriber.may_read(self):
+                    return
                 self._reading = asyncio.create_task(
                     self._read(), name=f"pubsub: read {topic.name} for {self.connection.remote}"
                 )
+                self._reading.add_done_callback(self._has_read)
             elif piece.first == self.position and self._fits(piece.stop - piece.first, piece.size_bytes):
                 self._send(piece.encoded, piece.stop - piece.first, piece.size_bytes, piece.stop)
             elif not self._send_part(
@@ -83,41 +95,52 @@ class Delivery:
         return messages <= self._window.messages and size_bytes <= self._window.bytes
 
     def _send_part(self, batch: Batch) -> bool:
-        """Send as much of a batch as the window takes; False if that is nothing."""
+        """Send as much of a batch as the window takes; False if that is not all of it."""
         size_bytes = batch_bytes(batch)
+        left_out = None
         if not self._fits(len(batch.payloads), size_bytes):
-            batch = slice_batch(batch, 0, self._window.fitting(message_sizes(batch)))
-            if not batch.payloads:
-                return False
+            sizes = message_sizes(batch)
+            count = self._window.fitting(sizes)
+            if count < len(sizes):
+                left_out = sizes[count]
+            batch = slice_batch(batch, 0, count)
             size_bytes = batch_bytes(batch)
-        self._send(encode_batch(batch), len(batch.payloads), size_bytes, next_position(batch))
-        return True
+        if batch.payloads:
+            self._send(encode_batch(batch), len(batch.payloads), size_bytes, next_position(batch))
+        self._missing_bytes = left_out or 0
+        return left_out is None
 
     def _send(self, encoded: bytes, messages: int, size_bytes: int, position: int) -> None:
         self.connection.send(delivery_head(self.number, len(encoded)), encoded)
         self._window.spend(messages, size_bytes)
         self.sent_messages += messages
         self.position = position
+        self._missing_bytes = 0
 
     async def _read(self) -> None:
-        """Read a chunk from disk and send it."""
-        topic = self._feed.topic
-        blocked = False
+        """Read a chunk from disk, of no more than may be sent, and send it."""
+        topic, stop = self._feed.topic, self._feed.topic.committed
         try:
-            batch = await self._store.read(topic, self.position, self._window.messages)
-            if batch is None:  # everything up to the committed end has been compacted away
-                self.position = topic.committed
-            else:
-                for part in cut(batch, len(batch.payloads), self._store.settings.read_bytes):
-                    if self._ended or not self._send_part(part):
-                        blocked = True
-                        break
+            batch = await self._store.read(topic, self.position, self._window.messages, self._window.bytes)
+            if self._ended:
+                return
+            if batch is None:  # everything up to the end, as it was then, has been compacted away
+                self.position = stop
+                return
+            limits = self.connection.limits
+            for part in cut(batch, limits.batch_messages, limits.batch_bytes):
+                if not self._send_part(part):  # never the part after one that was not sent whole
+                    break
         except PubsubError as error:
             self.end(error)
-        finally:
-            self._reading = None
-        if not blocked:
-            self.pump()
+        except Exception:
+            log.exception("reading %s for %s failed", topic.name, self.connection.remote)
+            self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
+
+    def _has_read(self, _: asyncio.Task[None]) -> None:
+        self._reading = None
+        self._subscriber.has_read()
+        self.pump()
 
     def end(self, error: PubsubError | None = None) -> None:
         """Send nothing more; with an error, tell the subscriber why. Idempotent."""
@@ -126,9 +149,50 @@ class Delivery:
         self._ended = True
         if self._reading is not None and self._reading is not asyncio.current_task():
             self._reading.cancel()
+        self._subscriber.deliveries.pop(self.number, None)
         self._feed.remove(self)
         if error is not None:
             self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
+
+
+class Subscriber:
+    """The subscriptions of one connection; they take turns, so that none of them keeps the others waiting."""
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self.connection = connection
+        self.deliveries: dict[int, Delivery] = {}
+        """By the number that the connection gave them; who was served last stands last."""
+        self._reads = 0
+        self._waiting: deque[Delivery] = deque()
+        """Those that may read from disk next; each once."""
+
+    def may_read(self, delivery: Delivery) -> bool:
+        """Whether `delivery` may read from disk now. If not, it is pumped when its turn comes."""
+        if self._reads < READS_AT_ONCE:
+            self._reads += 1
+            return True
+        if delivery not in self._waiting:
+            self._waiting.append(delivery)
+        return False
+
+    def has_read(self) -> None:
+        """A read has ended: whoever waits is next, before the one that has just read."""
+        self._reads -= 1
+        while self._waiting and self._reads < READS_AT_ONCE:
+            self._waiting.popleft().pump()
+
+    def pump(self) -> None:
+        """The connection has room again."""
+        for number, delivery in list(self.deliveries.items()):
+            if not self.connection.writable:
+                break
+            self.deliveries[number] = self.deliveries.pop(number)
+            delivery.pump()
+
+    def end(self) -> None:
+        """The connection is gone."""
+        for delivery in list(self.deliveries.values()):
+            delivery.end()
 
 
 class Feed:
@@ -156,7 +220,7 @@ class Deliveries:
         self._limits = limits
         self._budget = TailBudget(settings.tails_bytes)
         self._feeds: dict[int, Feed] = {}
-        self._by_connection: dict[ServerConnection, dict[int, Delivery]] = {}
+        self._subscribers: dict[ServerConnection, Subscriber] = {}
         self.sent_messages = 0
 
     def start(
@@ -173,29 +237,31 @@ class Deliveries:
         if feed is None:
             tail = Tail(self._settings.tail_bytes, self._budget)
             feed = self._feeds[topic.id] = Feed(topic, tail, self._forget)
-        delivery = Delivery(connection, number, feed, position, window, name, self._store)
-        feed.deliveries.add(delivery)
-        mine = self._by_connection.get(connection)
-        if mine is None:
-            mine = self._by_connection[connection] = {}
+        subscriber = self._subscribers.get(connection)
+        if subscriber is None:
+            subscriber = self._subscribers[connection] = Subscriber(connection)
             connection.when_lost(lambda: self._lost(connection))
-            connection.when_writable = lambda: self._writable(connection)
-        mine[number] = delivery
+            connection.when_writable = subscriber.pump
+        delivery = Delivery(subscriber, number, feed, position, window, name, self._store)
+        feed.deliveries.add(delivery)
+        subscriber.deliveries[number] = delivery
         return delivery
 
     def find(self, connection: ServerConnection, number: int) -> Delivery | None:
         """The delivery that `connection` calls `number`."""
-        return self._by_connection.get(connection, {}).get(number)
+        subscriber = self._subscribers.get(connection)
+        return None if subscriber is None else subscriber.deliveries.get(number)
 
     def count(self, connection: ServerConnection | None = None) -> int:
         """How many there are, of one connection or in all."""
-        if connection is not None:
-            return len(self._by_connection.get(connection, {}))
-        return sum(map(len, self._by_connection.values()))
+        if connection is None:
+            return sum(len(subscriber.deliveries) for subscriber in self._subscribers.values())
+        subscriber = self._subscribers.get(connection)
+        return 0 if subscriber is None else len(subscriber.deliveries)
 
     def stop(self, connection: ServerConnection, number: int) -> None:
         """The subscriber wants no more of it."""
-        delivery = self._by_connection.get(connection, {}).pop(number, None)
+        delivery = self.find(connection, number)
         if delivery is not None:
             delivery.end()
 
@@ -204,7 +270,6 @@ class Deliveries:
         feed = self._feeds.get(topic.id)
         if feed is None:
             return
-        feed.tail.forget_before(min(delivery.position for delivery in feed.deliveries))
         batch = Batch(
             appended.first_offset,
             None,
@@ -216,12 +281,14 @@ class Deliveries:
         feed.tail.add(batch, self._limits.batch_messages, self._limits.batch_bytes)
         for delivery in list(feed.deliveries):
             delivery.pump()
+        # Only now: who is up to date has taken all of it, even of a commit larger than the tail may be.
+        feed.tail.forget_before(min((d.position for d in feed.deliveries), default=topic.committed))
+        feed.tail.trim()
 
     def end_topic(self, topic: Topic, why: str) -> None:
         """The topic is served no more: tell its subscribers."""
         feed = self._feeds.get(topic.id)
         for delivery in list(feed.deliveries) if feed is not None else ():
-            self._by_connection.get(delivery.connection, {}).pop(delivery.number, None)
             delivery.end(TopicNotFoundError(why))
 
     def by_topic(self) -> dict[str, dict[str, int]]:
@@ -238,9 +305,6 @@ class Deliveries:
         self._feeds.pop(feed.topic.id, None)
 
     def _lost(self, connection: ServerConnection) -> None:
-        for delivery in list(self._by_connection.pop(connection, {}).values()):
-            delivery.end()
-
-    def _writable(self, connection: ServerConnection) -> None:
-        for delivery in list(self._by_connection.get(connection, {}).values()):
-            delivery.pump()
+        subscriber = self._subscribers.pop(connection, None)
+        if subscriber is not None:
+            subscriber.end()

@@ -1,6 +1,7 @@
-"""What a peer answers on its socket: publish, read, and the index's orders. Questions about the whole system
-(where is a topic, which peers are there) are answered from what this peer holds where that is enough, and
-passed on to the index otherwise.
+"""A peer as its parts see it: its name and file, the topics that it holds, and what it answers of them.
+
+What else a peer serves lies in parts of their own, each with its table of handlers: publishing, reading,
+forwarding to the index.
 """
 
 from __future__ import annotations
@@ -8,35 +9,26 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-import msgspec
 
 from pubsub.client.directory import Directory
 from pubsub.config import Limits, PeerSettings
-from pubsub.core.credit import Window
-from pubsub.errors import (
-    InvalidRequestError,
-    NotOwnerError,
-    OffsetOutOfRangeError,
-    PubsubError,
-    TopicNotFoundError,
-)
+from pubsub.errors import NotOwnerError
 from pubsub.model import TopicInfo, check_topic_name, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.delivery import Deliveries
-from pubsub.peer.publishing import check_publish
-from pubsub.peer.tail import cut
-from pubsub.peer.watching import SharedWatch
+from pubsub.peer.forwarding import Forwarding
+from pubsub.peer.publishing import Publishing
+from pubsub.peer.reading import Reading
 from pubsub.protocol import messages as m
-from pubsub.protocol.batch import next_position
-from pubsub.protocol.codec import encode_frame
-from pubsub.storage.store import Append, Store
+from pubsub.storage.store import Store
 from pubsub.storage.topic import Topic
 from pubsub.version import __version__
 
 log = logging.getLogger("pubsub.peer")
+
+TOPICS_IN_A_FRAME = 1000
 
 
 class Node:
@@ -58,10 +50,17 @@ class Node:
         self.published_messages = 0
         self.started_us = time.time_ns() // 1000
         self.connections: Callable[[], int] = lambda: 0
-        self._watch = SharedWatch(directory)
         store.on_append = self.deliveries.on_append
-        self._starting: set[tuple[ServerConnection, int]] = set()
-        """Subscriptions whose first position is being looked for."""
+        self.immediate: dict[type, ImmediateHandler] = {}
+        self.requests: dict[type, RequestHandler] = {
+            m.CreateCopy: self.on_create_copy,
+            m.DropCopy: self.on_drop_copy,
+            m.Held: self.on_held,
+            m.Status: self.on_status,
+        }
+        for part in (Publishing(self), Reading(self), Forwarding(self, directory)):
+            self.immediate |= part.immediate
+            self.requests |= part.requests
 
     def welcome(self) -> m.Welcome:
         return m.Welcome(
@@ -75,30 +74,6 @@ class Node:
             message_bytes=self.limits.message_bytes,
         )
 
-    @property
-    def immediate(self) -> Mapping[type, ImmediateHandler]:
-        return {m.Publish: self.on_publish, m.Credit: self.on_credit}
-
-    @property
-    def requests(self) -> Mapping[type, RequestHandler]:
-        return {
-            m.Subscribe: self.on_subscribe,
-            m.Unsubscribe: self.on_unsubscribe,
-            m.Query: self.on_query,
-            m.CreateCopy: self.on_create_copy,
-            m.DropCopy: self.on_drop_copy,
-            m.Held: self.on_held,
-            m.Lookup: self.on_lookup,
-            m.Topics: self.on_topics,
-            m.Peers: self.on_peers,
-            m.CreateTopic: self.on_create_topic,
-            m.DeleteTopic: self.on_delete_topic,
-            m.Watch: self.on_watch,
-            m.Status: self.on_status,
-        }
-
-    # Publishing
-
     def owned(self, name: str, topic_id: int = 0) -> Topic:
         """The topic of this name, if this peer may append to it.
 
@@ -110,117 +85,6 @@ class Node:
         if topic.role != "owner":
             raise NotOwnerError(f"peer {self.name} does not own topic {name}", owner=topic.owner)
         return topic
-
-    def on_publish(self, connection: ServerConnection, frame: m.Publish) -> None:
-        try:
-            size_bytes = check_publish(frame, self.limits.message_bytes)
-            topic = self.owned(frame.topic, frame.topic_id)
-        except PubsubError as error:
-            connection.refuse(frame.id, error)
-            return
-        count = len(frame.payloads)
-
-        def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
-            if error is not None:
-                connection.refuse(frame.id, error)
-                return
-            if not duplicate:
-                self.published_messages += count
-            connection.send(encode_frame(m.Published(frame.id, first_offset, duplicate)))
-
-        self.store.append(
-            Append(
-                topic.id,
-                topic.epoch,
-                frame.producer,
-                frame.sequence,
-                frame.keys,
-                frame.headers,
-                frame.payloads,
-                size_bytes + QUEUED_MESSAGE_BYTES * count,
-                done,
-            )
-        )
-        if self.store.full:
-            connection.hold_reading("storage")
-            self.store.when_room(lambda: connection.release_reading("storage"))
-
-    # Reading
-
-    async def on_subscribe(self, connection: ServerConnection, frame: m.Subscribe) -> m.Frame | list[m.Frame]:
-        if frame.window_messages < 0 or frame.window_bytes < 0:
-            raise InvalidRequestError("a window is not negative")
-        if not 0 <= frame.subscription < 2**32:
-            raise InvalidRequestError("a subscription is numbered from 0 to 2^32 - 1")
-        if self.deliveries.count(connection) >= self.limits.subscriptions:
-            raise InvalidRequestError(f"at most {self.limits.subscriptions} subscriptions on one connection")
-        topic = self.owned(frame.topic, frame.topic_id)
-        mine = (connection, frame.subscription)
-        if self.deliveries.find(*mine) is not None or mine in self._starting:
-            raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
-        self._starting.add(mine)
-        try:
-            position = await self._position(topic, frame.start, frame.at_us)
-            if mine not in self._starting:
-                raise InvalidRequestError(f"subscription {frame.subscription} was ended before it began")
-        finally:
-            self._starting.discard(mine)
-        if self.store.topics.get(topic.name) is not topic or not connection.open:
-            raise TopicNotFoundError(f"topic {topic.name} was deleted")
-        window = Window(frame.window_messages, frame.window_bytes)
-        delivery = self.deliveries.start(connection, frame.subscription, topic, position, window, frame.name)
-        connection.send_frame(
-            m.Subscribed(id=frame.id, topic_id=topic.id, epoch=topic.epoch, position=position)
-        )
-        delivery.pump()
-        return []
-
-    async def _position(self, topic: Topic, start: int, at_us: int) -> int:
-        """The offset that a start means.
-
-        Raises:
-            OffsetOutOfRangeError: it lies before the first kept offset or beyond the next one.
-        """
-        if start == m.LATEST:
-            return topic.committed
-        if start == m.EARLIEST:
-            return topic.first_offset
-        if start == m.AT_TIME:
-            return await self.store.offset_at(topic, at_us)
-        if not topic.first_offset <= start <= topic.committed:
-            raise OffsetOutOfRangeError(
-                f"topic {topic.name} has no offset {start}: it keeps {topic.first_offset} to "
-                f"{topic.committed - 1}, and {topic.committed} is the next one",
-                first_offset=topic.first_offset,
-                next_offset=topic.committed,
-            )
-        return start
-
-    def on_credit(self, connection: ServerConnection, frame: m.Credit) -> None:
-        delivery = self.deliveries.find(connection, frame.subscription)
-        if delivery is not None and 0 <= frame.messages < 2**40 and 0 <= frame.bytes < 2**50:
-            delivery.credit(frame.messages, frame.bytes)
-
-    async def on_unsubscribe(self, connection: ServerConnection, frame: m.Unsubscribe) -> m.Frame:
-        self._starting.discard((connection, frame.subscription))
-        self.deliveries.stop(connection, frame.subscription)
-        return m.Done(frame.id)
-
-    async def on_query(self, connection: ServerConnection, frame: m.Query) -> m.Frame:
-        if frame.limit < 1:
-            raise InvalidRequestError(f"a limit is a number from 1 on, not {frame.limit}")
-        topic = self.owned(frame.topic, frame.topic_id)
-        position = await self._position(topic, frame.start, frame.at_us)
-        batch = await self.store.read(topic, position, frame.limit)
-        if batch is not None:  # a read may overshoot, a frame must not
-            batch = next(cut(batch, len(batch.payloads), self.limits.batch_bytes))
-        return m.QueryResult(
-            id=frame.id,
-            topic_id=topic.id,
-            batch=batch,
-            position=topic.committed if batch is None else next_position(batch),
-            next_offset=topic.committed,
-        )
 
     # What this peer holds
 
@@ -317,69 +181,8 @@ class Node:
             "sqlite": sqlite3.sqlite_version,
         }
 
-    # The directory: from here where that is enough, else from the index
-
-    async def on_lookup(self, connection: ServerConnection, frame: m.Lookup) -> m.Frame | list[m.Frame]:
-        topic = self.store.topics.get(frame.topic)
-        if topic is not None and topic.role == "owner":
-            return m.TopicList(frame.id, [self.info(topic)])
-        return await self._ask_index(frame.id, lambda request: m.Lookup(request, frame.topic))
-
-    async def on_topics(self, connection: ServerConnection, frame: m.Topics) -> m.Frame | list[m.Frame]:
-        try:
-            return await self._ask_index(
-                frame.id, lambda request: m.Topics(request, frame.pattern, frame.offsets)
-            )
-        except PubsubError as error:
-            topic = self.store.topics.get(frame.pattern)
-            if topic is None or not error.retriable:
-                raise
-            return m.TopicList(frame.id, [self.info(topic)])  # asked for one that is here: no index needed
-
-    async def on_peers(self, connection: ServerConnection, frame: m.Peers) -> m.Frame | list[m.Frame]:
-        return await self._ask_index(frame.id, m.Peers)
-
-    async def on_create_topic(
-        self, connection: ServerConnection, frame: m.CreateTopic
-    ) -> m.Frame | list[m.Frame]:
-        return await self._ask_index(
-            frame.id,
-            lambda request: m.CreateTopic(
-                id=request, topic=frame.topic, on=frame.on, policy=frame.policy, topic_id=frame.topic_id
-            ),
-        )
-
-    async def on_delete_topic(
-        self, connection: ServerConnection, frame: m.DeleteTopic
-    ) -> m.Frame | list[m.Frame]:
-        return await self._ask_index(frame.id, lambda request: m.DeleteTopic(request, frame.topic))
-
-    async def _ask_index(self, request: int, make: Callable[[int], m.Request]) -> list[m.Frame]:
-        """Pass a question on, once: whoever asked tries again."""
-        link = await self.directory.link()
-        replies = await link.request_all(make(link.next_id()), FORWARD_SECONDS)
-        return [_with_id(reply, request) for reply in replies]
-
-    async def on_watch(self, connection: ServerConnection, frame: m.Watch) -> m.Frame:
-        await self._watch.add(connection, frame.id, frame.pattern)
-        return m.Done(frame.id)
-
-
-QUEUED_MESSAGE_BYTES = 16
-"""What a message waiting for its commit counts for besides what it carries, so that empty ones are bounded too."""
-
-FORWARD_SECONDS = 4.0
-"""How long the index may take to answer what is passed on to it: less than a client waits for us."""
-
-TOPICS_IN_A_FRAME = 1000
-
 
 def topic_lists(request: int, topics: list[TopicInfo]) -> list[m.Frame]:
     """A list of topics as the frames of one reply."""
     parts = [topics[i : i + TOPICS_IN_A_FRAME] for i in range(0, len(topics), TOPICS_IN_A_FRAME)] or [[]]
     return [m.TopicList(request, part, number < len(parts)) for number, part in enumerate(parts, 1)]
-
-
-def _with_id(reply: Any, request: int) -> m.Frame:
-    changed: m.Frame = msgspec.structs.replace(reply, id=request)
-    return changed

@@ -1,13 +1,68 @@
-"""Taking publishes in: what must hold of a batch before it may go to the writer."""
+"""Taking publishes in: what must hold of a batch before it may go to the writer, and its answer."""
 
 from __future__ import annotations
 
-from pubsub.errors import InvalidRequestError, MessageTooLargeError
+from typing import TYPE_CHECKING
+
+from pubsub.errors import InvalidRequestError, MessageTooLargeError, PubsubError
+from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
+from pubsub.protocol import messages as m
 from pubsub.protocol.batch import column_bytes, decode_headers
+from pubsub.protocol.codec import encode_frame
 from pubsub.protocol.messages import Publish
+from pubsub.storage.store import Append
+
+if TYPE_CHECKING:
+    from pubsub.peer.node import Node
+
+QUEUED_MESSAGE_BYTES = 16
+"""What a message waiting for its commit counts for besides what it carries, so that empty ones are bounded too."""
 
 BATCH_MESSAGES = 10_000
 """Most messages in one publish: a frame of empty ones could hold millions, and a commit takes it whole."""
+
+
+class Publishing:
+    """Serves Publish."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.immediate: dict[type, ImmediateHandler] = {m.Publish: self.on_publish}
+        self.requests: dict[type, RequestHandler] = {}
+
+    def on_publish(self, connection: ServerConnection, frame: m.Publish) -> None:
+        try:
+            size_bytes = check_publish(frame, self._node.limits.message_bytes)
+            topic = self._node.owned(frame.topic, frame.topic_id)
+        except PubsubError as error:
+            connection.refuse(frame.id, error)
+            return
+        count = len(frame.payloads)
+
+        def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
+            if error is not None:
+                connection.refuse(frame.id, error)
+                return
+            if not duplicate:
+                self._node.published_messages += count
+            connection.send(encode_frame(m.Published(frame.id, first_offset, duplicate)))
+
+        self._node.store.append(
+            Append(
+                topic.id,
+                topic.epoch,
+                frame.producer,
+                frame.sequence,
+                frame.keys,
+                frame.headers,
+                frame.payloads,
+                size_bytes + QUEUED_MESSAGE_BYTES * count,
+                done,
+            )
+        )
+        if self._node.store.full:
+            connection.hold_reading("storage")
+            self._node.store.when_room(lambda: connection.release_reading("storage"))
 
 
 def check_publish(frame: Publish, message_bytes: int) -> int:

@@ -15,16 +15,23 @@ from pubsub.protocol.codec import encode_batch
 from pubsub.protocol.messages import Batch
 
 
+MESSAGE_BYTES = 48
+"""What a message in memory takes besides what it carries, about; so that small and empty ones are bounded too."""
+
+
 class Piece:
     """A batch of the tail: offsets `first` up to, not including, `stop`."""
 
-    __slots__ = ("_encoded", "batch", "first", "size_bytes", "stop")
+    __slots__ = ("_encoded", "batch", "first", "held_bytes", "size_bytes", "stop")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.first = batch.first_offset
         self.stop = batch.first_offset + len(batch.payloads)
         self.size_bytes = batch_bytes(batch)
+        """As windows count it."""
+        self.held_bytes = self.size_bytes + MESSAGE_BYTES * len(batch.payloads)
+        """As the memory that it takes, about; its encoded form, once made, takes up to as much again."""
         self._encoded: bytes | None = None
 
     @property
@@ -44,25 +51,31 @@ class TailBudget:
 
 
 class Tail:
-    """The tail of one topic. 0 <= size_bytes; its pieces are consecutive."""
+    """The tail of one topic. Its pieces are consecutive; what they hold is counted in the budget."""
 
     def __init__(self, limit_bytes: int, budget: TailBudget) -> None:
         self._limit_bytes = limit_bytes
         self._budget = budget
         self._pieces: deque[Piece] = deque()
-        self._size_bytes = 0
+        self._held_bytes = 0
 
     def add(self, batch: Batch, batch_messages: int, batch_limit_bytes: int) -> None:
-        """Append what a commit stored, cut into pieces that can each be one frame, and forget the oldest."""
+        """Append what a commit stored, cut into pieces that can each be one frame.
+
+        Nothing is forgotten for it yet: first those who are up to date take it, then comes `trim`.
+        """
         if self._pieces and self._pieces[-1].stop != batch.first_offset:
             self.clear()
         for part in cut(batch, batch_messages, batch_limit_bytes):
             piece = Piece(part)
             self._pieces.append(piece)
-            self._size_bytes += piece.size_bytes
-            self._budget.used_bytes += piece.size_bytes
-        while len(self._pieces) > 1 and (
-            self._size_bytes > self._limit_bytes or self._budget.used_bytes > self._budget.limit_bytes
+            self._held_bytes += piece.held_bytes
+            self._budget.used_bytes += piece.held_bytes
+
+    def trim(self) -> None:
+        """Forget the oldest until the tail and all tails together are within their bounds."""
+        while self._pieces and (
+            self._held_bytes > self._limit_bytes or self._budget.used_bytes > self._budget.limit_bytes
         ):
             self._forget_oldest()
 
@@ -87,9 +100,9 @@ class Tail:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        size_bytes = self._pieces.popleft().size_bytes
-        self._size_bytes -= size_bytes
-        self._budget.used_bytes -= size_bytes
+        held_bytes = self._pieces.popleft().held_bytes
+        self._held_bytes -= held_bytes
+        self._budget.used_bytes -= held_bytes
 
 
 def cut(batch: Batch, most_messages: int, most_bytes: int) -> Iterator[Batch]:
