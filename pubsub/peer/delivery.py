@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 
 from pubsub.config import Limits, PeerSettings
@@ -149,7 +148,7 @@ class Delivery:
         self._ended = True
         if self._reading is not None and self._reading is not asyncio.current_task():
             self._reading.cancel()
-        self._subscriber.deliveries.pop(self.number, None)
+        self._subscriber.forget(self)
         self._feed.remove(self)
         if error is not None:
             self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
@@ -163,23 +162,24 @@ class Subscriber:
         self.deliveries: dict[int, Delivery] = {}
         """By the number that the connection gave them; who was served last stands last."""
         self._reads = 0
-        self._waiting: deque[Delivery] = deque()
-        """Those that may read from disk next; each once."""
+        self._waiting: dict[Delivery, None] = {}
+        """Those that may read from disk next, in turn."""
 
     def may_read(self, delivery: Delivery) -> bool:
         """Whether `delivery` may read from disk now. If not, it is pumped when its turn comes."""
         if self._reads < READS_AT_ONCE:
             self._reads += 1
             return True
-        if delivery not in self._waiting:
-            self._waiting.append(delivery)
+        self._waiting.setdefault(delivery)
         return False
 
     def has_read(self) -> None:
         """A read has ended: whoever waits is next, before the one that has just read."""
         self._reads -= 1
         while self._waiting and self._reads < READS_AT_ONCE:
-            self._waiting.popleft().pump()
+            delivery = next(iter(self._waiting))
+            del self._waiting[delivery]
+            delivery.pump()
 
     def pump(self) -> None:
         """The connection has room again."""
@@ -188,6 +188,11 @@ class Subscriber:
                 break
             self.deliveries[number] = self.deliveries.pop(number)
             delivery.pump()
+
+    def forget(self, delivery: Delivery) -> None:
+        """It has ended."""
+        self.deliveries.pop(delivery.number, None)
+        self._waiting.pop(delivery, None)
 
     def end(self) -> None:
         """The connection is gone."""

@@ -14,7 +14,6 @@ from pubsub.protocol.batch import batch_bytes, message_sizes, slice_batch
 from pubsub.protocol.codec import encode_batch
 from pubsub.protocol.messages import Batch
 
-
 MESSAGE_BYTES = 48
 """What a message in memory takes besides what it carries, about; so that small and empty ones are bounded too."""
 
