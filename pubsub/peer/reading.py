@@ -98,6 +98,7 @@ class Reading:
             raise InvalidRequestError(f"a limit is a number from 1 on, not {frame.limit}")
         topic = self._node.owned(frame.topic, frame.topic_id)
         position = await self._position(topic, frame.start, frame.at_us)
+        end = topic.committed  # as the read sees it: what is committed meanwhile must not be skipped
         batch = await self._node.store.read(topic, position, frame.limit)
         if batch is not None:  # a read may overshoot, a frame must not
             batch = next(cut(batch, len(batch.payloads), self._node.limits.batch_bytes))
@@ -105,6 +106,6 @@ class Reading:
             id=frame.id,
             topic_id=topic.id,
             batch=batch,
-            position=topic.committed if batch is None else next_position(batch),
+            position=end if batch is None else next_position(batch),
             next_offset=topic.committed,
         )
