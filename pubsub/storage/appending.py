@@ -6,12 +6,12 @@ of rows: after a transaction that failed, `forget` it and it is read again.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections import OrderedDict
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
 
 from pubsub.core.sequence import ProducerState, after, stored_offset
 from pubsub.errors import NotOwnerError, PubsubError, WrongOffsetError
@@ -41,18 +41,18 @@ class Appender:
         while len(self._producers) > PRODUCERS_CACHED:
             self._producers.popitem(last=False)
 
-    def write(self, connection: Connection, appends: list[Append], outcome: Committed) -> None:
+    def write(self, cursor: sqlite3.Cursor, appends: list[Append], outcome: Committed) -> None:
         """Store what may be stored, in the transaction that is open; the answers go into `outcome`."""
         by_topic: dict[int, list[Append]] = {}
         for append in appends:
             by_topic.setdefault(append.topic_id, []).append(append)
         for topic_id, of_topic in by_topic.items():
-            self._write_topic(connection, topic_id, of_topic, outcome)
+            self._write_topic(cursor, topic_id, of_topic, outcome)
 
     def _write_topic(
-        self, connection: Connection, topic_id: int, appends: list[Append], outcome: Committed
+        self, cursor: sqlite3.Cursor, topic_id: int, appends: list[Append], outcome: Committed
     ) -> None:
-        first, newest_us = self._ends.get(topic_id) or _load_end(connection, topic_id)
+        first, newest_us = self._ends.get(topic_id) or _load_end(cursor, topic_id)
         published_us = max(time.time_ns() // 1000, newest_us)
         offset = first
         accepted: list[Append] = []
@@ -64,9 +64,9 @@ class Appender:
                 outcome.answers.append((append, 0, False, _not_owner()))
                 continue
             try:
-                stored = self._known(connection, append)
+                stored = self._known(cursor, append)
                 if stored is not None:
-                    _recall_offsets(connection, append)
+                    _recall_offsets(cursor, append)
                     outcome.answers.append((append, stored, True, None))
                     continue
                 _check_expected(append, offset)
@@ -76,7 +76,7 @@ class Appender:
             count = len(append.payloads)
             start = offset
             if append.message_ids is not None:
-                start = _drop_known_ids(connection, append, offset, published_us, fresh_ids)
+                start = _drop_known_ids(cursor, append, offset, published_us, fresh_ids)
             if append.producer:
                 state = after(self._producers[topic_id, append.producer], append.sequence, count, start)
                 self._producers[topic_id, append.producer] = touched[append.producer] = state
@@ -84,11 +84,11 @@ class Appender:
             accepted.append(append)
             offset += len(append.payloads)
         if not accepted:
-            if not _owns(connection, topic_id, epoch):
+            if not _owns(cursor, topic_id, epoch):
                 self._disown(appends, outcome)
             return
         # The epoch is checked here, in the transaction: a peer that lost the topic stores nothing.
-        changed = connection.exec_driver_sql(
+        changed = cursor.execute(
             "UPDATE topics SET next_offset = ?, committed = ? WHERE id = ? AND epoch = ? AND set_aside IS NULL",
             (offset, offset, topic_id, epoch),
         )
@@ -97,11 +97,11 @@ class Appender:
             return
         keys, headers, payloads = _merge(accepted)
         for statement, values in plan_inserts(topic_id, first, published_us, keys, headers, payloads):
-            connection.exec_driver_sql(statement, values)
-        _store_ids(connection, topic_id, fresh_ids, published_us)
-        _store_producers(connection, topic_id, touched, published_us)
+            cursor.execute(statement, values)
+        _store_ids(cursor, topic_id, fresh_ids, published_us)
+        _store_producers(cursor, topic_id, touched, published_us)
         for append in accepted:
-            run_statements(connection, append.statements)
+            run_statements(cursor, append.statements)
         self._ends[topic_id] = (offset, published_us)
         if payloads:
             outcome.appended.append(Appended(topic_id, first, published_us, keys, headers, payloads))
@@ -113,7 +113,7 @@ class Appender:
         outcome.answers[:] = [answer for answer in outcome.answers if id(answer[0]) not in mine]
         outcome.answers.extend((append, 0, False, _not_owner()) for append in appends)
 
-    def _known(self, connection: Connection, append: Append) -> int | None:
+    def _known(self, cursor: sqlite3.Cursor, append: Append) -> int | None:
         """The offset at which a producer's batch is stored already, or None.
 
         Raises:
@@ -124,52 +124,50 @@ class Appender:
         key = (append.topic_id, append.producer)
         state = self._producers.get(key)
         if state is None:
-            state = self._producers[key] = _load_producer(connection, *key)
+            state = self._producers[key] = _load_producer(cursor, *key)
         else:
             self._producers.move_to_end(key)
         return stored_offset(state, append.sequence, len(append.payloads))
 
 
-def _owns(connection: Connection, topic_id: int, epoch: int) -> bool:
-    found = connection.exec_driver_sql(
+def _owns(cursor: sqlite3.Cursor, topic_id: int, epoch: int) -> bool:
+    found = cursor.execute(
         "SELECT 1 FROM topics WHERE id = ? AND epoch = ? AND set_aside IS NULL", (topic_id, epoch)
     )
-    return found.scalar() is not None
+    return found.fetchone() is not None
 
 
 def _not_owner() -> NotOwnerError:
     return NotOwnerError("this peer does not own the topic any more; nothing was stored")
 
 
-def _load_producer(connection: Connection, topic_id: int, producer: int) -> ProducerState:
-    row = connection.exec_driver_sql(
+def _load_producer(cursor: sqlite3.Cursor, topic_id: int, producer: int) -> ProducerState:
+    row = cursor.execute(
         "SELECT next_sequence, recent FROM producers WHERE topic_id = ? AND producer = ?",
         (topic_id, producer),
-    ).one_or_none()
+    ).fetchone()
     if row is None:
         return ProducerState()
     return msgspec.convert({"next_sequence": row[0], "recent": msgspec.json.decode(row[1])}, ProducerState)
 
 
 def _store_producers(
-    connection: Connection, topic_id: int, touched: dict[int, ProducerState], now_us: int
+    cursor: sqlite3.Cursor, topic_id: int, touched: dict[int, ProducerState], now_us: int
 ) -> None:
     for producer, state in touched.items():
         recent = _encoder.encode(state.recent).decode()
-        connection.exec_driver_sql(
+        cursor.execute(
             "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?, ?)",
             (topic_id, producer, state.next_sequence, recent, now_us),
         )
 
 
-def _load_end(connection: Connection, topic_id: int) -> tuple[int, int]:
-    next_offset = connection.exec_driver_sql(
-        "SELECT next_offset FROM topics WHERE id = ?", (topic_id,)
-    ).scalar()
-    newest = connection.exec_driver_sql(
+def _load_end(cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:
+    topic = cursor.execute("SELECT next_offset FROM topics WHERE id = ?", (topic_id,)).fetchone()
+    newest = cursor.execute(
         "SELECT published_at FROM messages WHERE topic_id = ? ORDER BY offset DESC LIMIT 1", (topic_id,)
-    ).scalar()
-    return next_offset or 0, newest or 0
+    ).fetchone()
+    return topic[0] if topic else 0, newest[0] if newest else 0
 
 
 def _check_expected(append: Append, next_offset: int) -> None:
@@ -183,26 +181,26 @@ def _check_expected(append: Append, next_offset: int) -> None:
 # Message ids
 
 
-def _ids_stored(connection: Connection, append: Append, since_us: int) -> dict[str, int]:
+def _ids_stored(cursor: sqlite3.Cursor, append: Append, since_us: int) -> dict[str, int]:
     assert append.message_ids is not None
     found: dict[str, int] = {}
     for message_id in append.message_ids:
         if message_id is not None:
-            row = connection.exec_driver_sql(
+            row = cursor.execute(
                 "SELECT offset FROM message_ids WHERE topic_id = ? AND message_id = ? AND published_at >= ?",
                 (append.topic_id, message_id, since_us),
-            ).one_or_none()
+            ).fetchone()
             if row is not None:
                 found[message_id] = row[0]
     return found
 
 
 def _drop_known_ids(
-    connection: Connection, append: Append, offset: int, now_us: int, fresh: dict[str, int]
+    cursor: sqlite3.Cursor, append: Append, offset: int, now_us: int, fresh: dict[str, int]
 ) -> int:
     """Leave only the messages whose ids are new in `append`, note every offset; the first offset is returned."""
     assert append.message_ids is not None
-    stored = _ids_stored(connection, append, now_us - append.dedupe_us)
+    stored = _ids_stored(cursor, append, now_us - append.dedupe_us)
     keep: list[int] = []
     offsets: list[int] = []
     for position, message_id in enumerate(append.message_ids):
@@ -221,20 +219,20 @@ def _drop_known_ids(
     return offsets[0]
 
 
-def _recall_offsets(connection: Connection, append: Append) -> None:
+def _recall_offsets(cursor: sqlite3.Cursor, append: Append) -> None:
     """A batch sent again: say of each of its ids where it is, since they need not be consecutive."""
     if append.message_ids is not None and None not in append.message_ids:
-        stored = _ids_stored(connection, append, 0)
+        stored = _ids_stored(cursor, append, 0)
         if len(stored) == len(set(append.message_ids)):
             append.offsets = [
                 stored[message_id] for message_id in append.message_ids if message_id is not None
             ]
 
 
-def _store_ids(connection: Connection, topic_id: int, fresh: dict[str, int], now_us: int) -> None:
+def _store_ids(cursor: sqlite3.Cursor, topic_id: int, fresh: dict[str, int], now_us: int) -> None:
     if fresh:
         rows = [(topic_id, message_id, offset, now_us) for message_id, offset in fresh.items()]
-        run_statements(connection, [("INSERT OR REPLACE INTO message_ids VALUES (?, ?, ?, ?)", rows)])
+        run_statements(cursor, [("INSERT OR REPLACE INTO message_ids VALUES (?, ?, ?, ?)", rows)])
 
 
 def _pick(column: list[Any], positions: list[int]) -> list[Any]:

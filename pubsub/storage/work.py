@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,10 +78,10 @@ class Committed(msgspec.Struct, frozen=True):
     """Why the group could not be written, or None."""
 
 
-def run_statements(connection: Connection, statements: Sequence[Statement]) -> None:
+def run_statements(cursor: sqlite3.Cursor, statements: Sequence[Statement]) -> None:
     """Run each statement for each of its rows."""
     for sql, rows in statements:
         if len(rows) == 1:
-            connection.exec_driver_sql(sql, rows[0])
-        elif rows:
-            connection.exec_driver_sql(sql, list(rows))
+            cursor.execute(sql, rows[0])
+        else:
+            cursor.executemany(sql, rows)

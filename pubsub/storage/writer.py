@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
-from pubsub.config import StorageSettings
+from pubsub.config import KIB, MIB, StorageSettings
 from pubsub.errors import InternalError, PubsubError, ReadOnlyError
 from pubsub.storage.appending import Appender
-from pubsub.storage.database import BUSY_TIMEOUT_SECONDS
+from pubsub.storage.database import BUSY_TIMEOUT_SECONDS, CACHE_KIB
 from pubsub.storage.schema import PAGE_BYTES
 from pubsub.storage.work import Append, Change, Committed, Job, run_statements
 
@@ -30,6 +31,8 @@ log = logging.getLogger("pubsub.storage")
 
 COMMIT_PAGES = 4
 """Pages that a commit writes besides the messages: topic, producers, the tree's inner pages. An estimate."""
+SPARE_LOGS = 16
+"""The log is given its full size in advance only where the disk has room for so many."""
 ROW_BYTES = 24
 """What a row takes besides key, headers and payload. An estimate."""
 
@@ -37,6 +40,10 @@ LOG_CHECKPOINTS = 2
 """A write-ahead log of so many times `checkpoint_bytes` is one that readers keep from being started over."""
 RESTART_MILLISECONDS = 100
 """How long a checkpoint may then wait for reads under way to end; publishes wait with it."""
+
+
+_OUR_FAULT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+"""Errors of SQLite that say nothing of the disk."""
 
 
 class _Stop:
@@ -64,7 +71,10 @@ class Writer:
         self._queue: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._held: Work | None = None
         self._connection: Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        """The connection's own cursor, for the path of every publish: SQLAlchemy's layer would triple its cost."""
         self._appender = Appender()
+        self._grown = False
         self._unchecked_bytes = 0
         """Written to the WAL since the last checkpoint, about."""
         self._thread = threading.Thread(target=self._run, name="pubsub-writer", daemon=True)
@@ -85,7 +95,11 @@ class Writer:
         try:
             with self._engine.connect() as connection:
                 self._connection = connection
-                self._work()
+                self._cursor = cast(sqlite3.Cursor, connection.connection.cursor())
+                try:
+                    self._work()
+                finally:
+                    self._cursor.close()  # an open statement would keep the file from being closed
         except Exception as error:
             log.critical("nothing can be written to %s any more", self._path, exc_info=error)
             self._refuse_all(InternalError(f"the thread that writes {self._path} ended: {error}"))
@@ -99,8 +113,34 @@ class Writer:
                 self._do(work)
             elif work is not None:
                 self._commit(*self._group(work))
+                if not self._grown:
+                    self._grow_log()
             self._checkpoint(idle=work is None)
         self._checkpoint(idle=True)
+
+    def _grow_log(self) -> None:
+        """Have the write-ahead log its full size, once there is something to write, and before it matters.
+
+        SQLite deletes the log at the end, and a commit that makes the file longer takes nearly twice as long as one
+        that writes where there was something before. A transaction that is rolled back leaves the file long.
+        """
+        self._grown = True
+        assert self._cursor is not None
+        wanted = self._settings.checkpoint_bytes
+        try:
+            if (
+                wanted < 4 * CACHE_KIB * KIB
+                or shutil.disk_usage(self._path.parent).free < SPARE_LOGS * wanted
+            ):
+                return
+            self._cursor.execute("BEGIN IMMEDIATE")
+            self._cursor.execute("CREATE TABLE grown (x)")
+            rows = [(MIB,)] * (wanted // MIB + 2 * CACHE_KIB // KIB)  # what the cache holds is not written
+            self._cursor.executemany("INSERT INTO grown VALUES (zeroblob(?))", rows)
+        except (OSError, sqlite3.Error) as error:
+            log.info("the write-ahead log of %s grows as it is needed: %s", self._path, error)
+        finally:
+            self._roll_back()
 
     def _refuse_all(self, error: PubsubError) -> None:
         """Until the end, answer everything with `error`: nobody is to wait for ever."""
@@ -150,9 +190,9 @@ class Writer:
         self._call(job.done, result, failure)
 
     def _commit(self, group: list[Append | Change], size_bytes: int) -> None:
-        assert self._connection is not None
+        assert self._cursor is not None
         try:
-            outcome = self._write(self._connection, group)
+            outcome = self._write(self._cursor, group)
             self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES + size_bytes
         except Exception as error:
             outcome = _failed(group, self._undo(error))
@@ -163,9 +203,10 @@ class Writer:
         self._roll_back()
         if isinstance(error, PubsubError):
             return error
-        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | ProgrammingError):
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, sqlite3.Error) and not isinstance(cause, _OUR_FAULT):
             return ReadOnlyError(
-                f"cannot write to {self._path}: {error.orig}; make room or mend the disk, then retry"
+                f"cannot write to {self._path}: {cause}; make room or mend the disk, then retry"
             )
         log.error("a transaction on %s failed", self._path, exc_info=error)
         return InternalError("a transaction failed inside the peer; see its log")
@@ -190,18 +231,18 @@ class Writer:
         except RuntimeError:  # the loop was closed under us: nobody is left to tell
             log.warning("the event loop ended before %s was told of a commit", callback)
 
-    def _write(self, connection: Connection, group: list[Append | Change]) -> Committed:
+    def _write(self, cursor: sqlite3.Cursor, group: list[Append | Change]) -> Committed:
         """Store a group in one transaction. Nothing in memory is changed for good before the commit."""
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        cursor.execute("BEGIN IMMEDIATE")
         outcome = Committed([], [], [], None)
         appends = [work for work in group if isinstance(work, Append)]
         if len(appends) < len(group):
             for work in group:
                 if isinstance(work, Change):
-                    run_statements(connection, work.statements)
+                    run_statements(cursor, work.statements)
                     outcome.changes.append((work, None))
-        self._appender.write(connection, appends, outcome)
-        connection.commit()
+        self._appender.write(cursor, appends, outcome)
+        cursor.execute("COMMIT")
         self._appender.trim()
         return outcome
 
