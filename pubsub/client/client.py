@@ -6,24 +6,25 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from pubsub.client.asking import Reply, ask_owner
 from pubsub.client.directory import Directory
 from pubsub.client.lane import Lane, Waiter
 from pubsub.client.outgoing import Outgoing, check_key, check_size, cut_batches, message_columns
-from pubsub.client.routes import Routes, topics_in
-from pubsub.client.subscription import REQUEST_SECONDS, Start, Subscription, messages_of, start_fields
+from pubsub.client.routes import Route, Routes, topics_in
+from pubsub.client.stream import REQUEST_SECONDS
+from pubsub.client.subscription import Start, Subscription, messages_of, start_fields
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
 from pubsub.errors import (
     ClosedError,
     InvalidRequestError,
     PubsubError,
-    RemoteProtocolError,
     TimeoutExpiredError,
     TopicNotFoundError,
 )
@@ -285,33 +286,30 @@ class Client:
         return found
 
     async def _query(self, topic: str, topic_id: int, start: int, at_us: int, limit: int) -> m.QueryResult:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.timeout_seconds
-        backoff = Backoff(self._settings.backoff_first_seconds, self._settings.backoff_most_seconds)
-        while True:
-            try:
-                route = await self._routes.find(topic, deadline - loop.time())
-                link = await self._routes.link(route)
-                query = m.Query(
-                    id=link.next_id(),
-                    topic=topic,
-                    topic_id=topic_id or route.topic_id,
-                    start=start,
-                    at_us=at_us,
-                    limit=limit,
-                )
-                reply = await link.request(query, max(0.1, min(REQUEST_SECONDS, deadline - loop.time())))
-                if isinstance(reply, m.QueryResult):
-                    return reply
-                raise RemoteProtocolError(f"unexpected reply to query: {type(reply).__name__}")
-            except PubsubError as error:
-                self._routes.forget(topic)
-                moved = isinstance(error, TopicNotFoundError) and "id" in error.data and not topic_id
-                retriable = error.retriable or moved or isinstance(error, TimeoutExpiredError)
-                pause = backoff.next_seconds()
-                if not retriable or loop.time() + pause >= deadline:
-                    raise
-            await asyncio.sleep(pause)
+        return await self._ask_owner(
+            topic,
+            lambda request, route: m.Query(
+                id=request,
+                topic=topic,
+                topic_id=topic_id or route.topic_id,
+                start=start,
+                at_us=at_us,
+                limit=limit,
+            ),
+            m.QueryResult,
+            same_topic=bool(topic_id),
+        )
+
+    async def _ask_owner(
+        self,
+        topic: str,
+        make: Callable[[int, Route], m.Request],
+        expected: type[Reply],
+        *,
+        same_topic: bool = False,
+    ) -> Reply:
+        """See `ask_owner`."""
+        return await ask_owner(self._routes, self._settings, topic, make, expected, same_topic=same_topic)
 
     # Topics and peers
 
