@@ -26,8 +26,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PART = r"[A-Za-z0-9_-]+"
 _TOPIC = re.compile(rf"{_PART}(\.{_PART})*")
 _PATTERN = re.compile(rf"((({_PART}|\*)\.)*({_PART}|\*|>))")
-_PEER = re.compile(_PART)
-_PEER_MAX_LENGTH = 64
+_NAME = re.compile(_PART)
+_NAME_MAX_LENGTH = 64
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -261,9 +261,23 @@ def check_peer_name(name: str) -> str:
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    if not _is_text(name) or not _PEER.fullmatch(name) or len(name) > _PEER_MAX_LENGTH:
+    return _check_part(name, "peer")
+
+
+def check_group_name(name: str) -> str:
+    """Return `name` if it is a legal name of a group.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    return _check_part(name, "group")
+
+
+def _check_part(name: str, of: str) -> str:
+    if not _is_text(name) or not _NAME.fullmatch(name) or len(name) > _NAME_MAX_LENGTH:
+        shown = f"{name[:20]!r}…" if _is_text(name) and len(name) > _NAME_MAX_LENGTH else repr(name)
         raise InvalidNameError(
-            f"{name!r} is not a peer name: use letters, digits, _ and -, at most {_PEER_MAX_LENGTH} of them"
+            f"{shown} is not a {of} name: use letters, digits, _ and -, at most {_NAME_MAX_LENGTH} of them"
         )
     return name
 
