@@ -8,6 +8,8 @@ counts in place of one number a batch).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from pubsub.errors import SequenceError
@@ -17,11 +19,20 @@ REMEMBERED_BATCHES = 16
 
 
 class StoredBatch(msgspec.Struct, frozen=True, array_like=True):
-    """A batch that has been stored."""
+    """A batch that has been stored. One that is held for later has schedule ids in place of offsets."""
 
     sequence: int
     messages: int
     first_offset: int
+    runs: tuple[tuple[int, int], ...] | None = None
+    """(first offset, messages) of each run, where the offsets are not consecutive: some were stored before."""
+
+    @property
+    def offsets(self) -> list[int] | None:
+        """The offset of each message, where they are not consecutive."""
+        if self.runs is None:
+            return None
+        return [offset for first, count in self.runs for offset in range(first, first + count)]
 
 
 class ProducerState(msgspec.Struct, frozen=True):
@@ -31,8 +42,8 @@ class ProducerState(msgspec.Struct, frozen=True):
     recent: tuple[StoredBatch, ...] = ()
 
 
-def stored_offset(state: ProducerState, sequence: int, messages: int) -> int | None:
-    """The offset at which the batch is stored already, or None when it is the next one.
+def stored_batch(state: ProducerState, sequence: int, messages: int) -> StoredBatch | None:
+    """The batch as it is stored already, or None when it is the next one.
 
     Raises:
         SequenceError: it is neither: a batch before it is missing, or it is not one that was sent before.
@@ -41,7 +52,7 @@ def stored_offset(state: ProducerState, sequence: int, messages: int) -> int | N
         return None
     for batch in reversed(state.recent):
         if batch.sequence == sequence and batch.messages == messages:
-            return batch.first_offset
+            return batch
     raise SequenceError(
         f"messages {sequence} to {sequence + messages - 1} of this producer came out of order: "
         f"number {state.next_sequence} is the next one; nothing of them was stored",
@@ -49,7 +60,25 @@ def stored_offset(state: ProducerState, sequence: int, messages: int) -> int | N
     )
 
 
-def after(state: ProducerState, sequence: int, messages: int, first_offset: int) -> ProducerState:
-    """The state once the next batch is stored."""
-    recent = (*state.recent, StoredBatch(sequence, messages, first_offset))
+def after(
+    state: ProducerState,
+    sequence: int,
+    messages: int,
+    first_offset: int,
+    offsets: Sequence[int] | None = None,
+) -> ProducerState:
+    """The state once the next batch is stored; `offsets` where they are not consecutive."""
+    runs = None if offsets is None else runs_of(offsets)
+    recent = (*state.recent, StoredBatch(sequence, messages, first_offset, runs))
     return ProducerState(sequence + messages, recent[-REMEMBERED_BATCHES:])
+
+
+def runs_of(offsets: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """(first, count) of each run of consecutive offsets."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and sum(runs[-1]) == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((offset, 1))
+    return tuple(runs)

@@ -13,12 +13,17 @@ from typing import Any
 
 import msgspec
 
-from pubsub.core.sequence import ProducerState, after, stored_offset
+from pubsub.core.sequence import ProducerState, StoredBatch, after, stored_batch
 from pubsub.errors import NotOwnerError, PubsubError, WrongOffsetError
+from pubsub.storage import message_ids
+from pubsub.storage.message_ids import pick, sift
 from pubsub.storage.rows import plan_inserts
 from pubsub.storage.work import Append, Appended, Committed, run_statements
 
 PRODUCERS_CACHED = 10_000
+
+HeldRow = tuple[Any, ...]
+"""A row of `scheduled`."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -30,11 +35,14 @@ class Appender:
         self._producers: OrderedDict[tuple[int, int], ProducerState] = OrderedDict()
         self._ends: dict[int, tuple[int, int]] = {}
         """Topic id -> (next offset, time of the newest message)."""
+        self._next_schedule_id = 0
+        """0: not read yet. An id is never used again, so that a late cancellation does not hit another message."""
 
     def forget(self) -> None:
         """Read everything from the file again."""
         self._ends.clear()
         self._producers.clear()
+        self._next_schedule_id = 0
 
     def trim(self) -> None:
         """Keep the memory of producers within its bound; between transactions only."""
@@ -58,32 +66,35 @@ class Appender:
         accepted: list[Append] = []
         touched: dict[int, ProducerState] = {}
         fresh_ids: dict[str, int] = {}
+        held: list[HeldRow] = []
         epoch = appends[-1].epoch  # epochs only grow, so the newest append has the highest of this group
         for append in appends:
             if append.epoch != epoch:
                 outcome.answers.append((append, 0, False, _not_owner()))
                 continue
+            count = len(append.payloads)
             try:
                 stored = self._known(cursor, append)
                 if stored is not None:
-                    _recall_offsets(cursor, append)
-                    outcome.answers.append((append, stored, True, None))
+                    append.offsets = stored.offsets
+                    outcome.answers.append((append, stored.first_offset, True, None))
                     continue
-                _check_expected(append, offset)
+                if append.due_us:
+                    start = self._hold(cursor, append, held, published_us)
+                else:
+                    start = _place(cursor, append, offset, published_us, fresh_ids)
             except PubsubError as error:
                 outcome.answers.append((append, 0, False, error))
                 continue
-            count = len(append.payloads)
-            start = offset
-            if append.message_ids is not None:
-                start = _drop_known_ids(cursor, append, offset, published_us, fresh_ids)
             if append.producer:
-                state = after(self._producers[topic_id, append.producer], append.sequence, count, start)
+                state = self._producers[topic_id, append.producer]
+                state = after(state, append.sequence, count, start, append.offsets)
                 self._producers[topic_id, append.producer] = touched[append.producer] = state
             outcome.answers.append((append, start, not append.payloads, None))
-            accepted.append(append)
-            offset += len(append.payloads)
-        if not accepted:
+            if not append.due_us:
+                accepted.append(append)
+                offset += len(append.payloads)
+        if not accepted and not held:
             if not _owns(cursor, topic_id, epoch):
                 self._disown(appends, outcome)
             return
@@ -98,7 +109,11 @@ class Appender:
         keys, headers, payloads = _merge(accepted)
         for statement, values in plan_inserts(topic_id, first, published_us, keys, headers, payloads):
             cursor.execute(statement, values)
-        _store_ids(cursor, topic_id, fresh_ids, published_us)
+        if fresh_ids:
+            window_us = max(append.dedupe_us for append in accepted)
+            message_ids.store(cursor, topic_id, fresh_ids, published_us, published_us - window_us)
+        if held:
+            cursor.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?, ?, ?, ?)", held)
         _store_producers(cursor, topic_id, touched, published_us)
         for append in accepted:
             run_statements(cursor, append.statements)
@@ -113,8 +128,21 @@ class Appender:
         outcome.answers[:] = [answer for answer in outcome.answers if id(answer[0]) not in mine]
         outcome.answers.extend((append, 0, False, _not_owner()) for append in appends)
 
-    def _known(self, cursor: sqlite3.Cursor, append: Append) -> int | None:
-        """The offset at which a producer's batch is stored already, or None.
+    def _hold(self, cursor: sqlite3.Cursor, append: Append, held: list[HeldRow], now_us: int) -> int:
+        """Add an append's messages to the rows to be held; the first of their schedule ids is returned."""
+        first = self._next_schedule_id or _load_schedule_id(cursor)
+        columns = (
+            append.keys or [None] * len(append.payloads),
+            append.headers or [None] * len(append.payloads),
+            append.payloads,
+        )
+        for schedule_id, cells in enumerate(zip(*columns, strict=True), first):
+            held.append((schedule_id, append.topic_id, append.due_us, *cells, now_us))
+        self._next_schedule_id = first + len(append.payloads)
+        return first
+
+    def _known(self, cursor: sqlite3.Cursor, append: Append) -> StoredBatch | None:
+        """A producer's batch as it is stored already, or None.
 
         Raises:
             SequenceError: it came out of order.
@@ -127,7 +155,7 @@ class Appender:
             state = self._producers[key] = _load_producer(cursor, *key)
         else:
             self._producers.move_to_end(key)
-        return stored_offset(state, append.sequence, len(append.payloads))
+        return stored_batch(state, append.sequence, len(append.payloads))
 
 
 def _owns(cursor: sqlite3.Cursor, topic_id: int, epoch: int) -> bool:
@@ -170,73 +198,44 @@ def _load_end(cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:
     return topic[0] if topic else 0, newest[0] if newest else 0
 
 
+def _load_schedule_id(cursor: sqlite3.Cursor) -> int:
+    row = cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = 'scheduled'").fetchone()
+    return row[0] + 1 if row else 1
+
+
+def _place(
+    cursor: sqlite3.Cursor, append: Append, next_offset: int, now_us: int, pending_ids: dict[str, int]
+) -> int:
+    """Leave in `append` only what is new of it, with the offset of every message; the first one is returned.
+
+    That the log is where the publisher expects it matters only if there is anything to store: who publishes again
+    what is stored is told where it is.
+
+    Raises:
+        WrongOffsetError: it is not; nothing has been changed.
+    """
+    if append.message_ids is None or not append.dedupe_us:
+        _check_expected(append, next_offset)
+        return next_offset
+    since_us = now_us - append.dedupe_us
+    sifted = sift(cursor, append.topic_id, append.message_ids, next_offset, since_us, pending_ids)
+    if sifted.keep:
+        _check_expected(append, next_offset)
+    if len(sifted.keep) < len(sifted.offsets):
+        append.offsets = sifted.offsets
+        append.payloads = pick(append.payloads, sifted.keep)
+        append.keys = None if append.keys is None else pick(append.keys, sifted.keep)
+        append.headers = None if append.headers is None else pick(append.headers, sifted.keep)
+    pending_ids.update(sifted.fresh)
+    return sifted.offsets[0]
+
+
 def _check_expected(append: Append, next_offset: int) -> None:
     if append.expect_offset not in (-1, next_offset):
         raise WrongOffsetError(
             f"the log is at offset {next_offset}, not at the expected {append.expect_offset}; nothing was stored",
             next_offset=next_offset,
         )
-
-
-# Message ids
-
-
-def _ids_stored(cursor: sqlite3.Cursor, append: Append, since_us: int) -> dict[str, int]:
-    assert append.message_ids is not None
-    found: dict[str, int] = {}
-    for message_id in append.message_ids:
-        if message_id is not None:
-            row = cursor.execute(
-                "SELECT offset FROM message_ids WHERE topic_id = ? AND message_id = ? AND published_at >= ?",
-                (append.topic_id, message_id, since_us),
-            ).fetchone()
-            if row is not None:
-                found[message_id] = row[0]
-    return found
-
-
-def _drop_known_ids(
-    cursor: sqlite3.Cursor, append: Append, offset: int, now_us: int, fresh: dict[str, int]
-) -> int:
-    """Leave only the messages whose ids are new in `append`, note every offset; the first offset is returned."""
-    assert append.message_ids is not None
-    stored = _ids_stored(cursor, append, now_us - append.dedupe_us)
-    keep: list[int] = []
-    offsets: list[int] = []
-    for position, message_id in enumerate(append.message_ids):
-        known = None if message_id is None else fresh.get(message_id, stored.get(message_id))
-        if known is None:
-            known = offset + len(keep)
-            keep.append(position)
-            if message_id is not None:
-                fresh[message_id] = known
-        offsets.append(known)
-    if len(keep) < len(offsets):
-        append.offsets = offsets
-        append.payloads = _pick(append.payloads, keep)
-        append.keys = None if append.keys is None else _pick(append.keys, keep)
-        append.headers = None if append.headers is None else _pick(append.headers, keep)
-    return offsets[0]
-
-
-def _recall_offsets(cursor: sqlite3.Cursor, append: Append) -> None:
-    """A batch sent again: say of each of its ids where it is, since they need not be consecutive."""
-    if append.message_ids is not None and None not in append.message_ids:
-        stored = _ids_stored(cursor, append, 0)
-        if len(stored) == len(set(append.message_ids)):
-            append.offsets = [
-                stored[message_id] for message_id in append.message_ids if message_id is not None
-            ]
-
-
-def _store_ids(cursor: sqlite3.Cursor, topic_id: int, fresh: dict[str, int], now_us: int) -> None:
-    if fresh:
-        rows = [(topic_id, message_id, offset, now_us) for message_id, offset in fresh.items()]
-        run_statements(cursor, [("INSERT OR REPLACE INTO message_ids VALUES (?, ?, ?, ?)", rows)])
-
-
-def _pick(column: list[Any], positions: list[int]) -> list[Any]:
-    return [column[position] for position in positions]
 
 
 def _merge(

@@ -59,7 +59,9 @@ producers = Table(
     Column("topic_id", Integer, primary_key=True, autoincrement=False),
     Column("producer", Integer, primary_key=True, autoincrement=False),
     Column("next_sequence", Integer, nullable=False),
-    Column("recent", Text, nullable=False),  # JSON [[sequence, messages, first offset], ...], newest last
+    Column(
+        "recent", Text, nullable=False
+    ),  # JSON [[sequence, messages, first offset, runs], ...], newest last
     Column("updated_at", Integer, nullable=False),
     sqlite_with_rowid=False,
 )

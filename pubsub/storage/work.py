@@ -41,6 +41,8 @@ class Append(msgspec.Struct, eq=False):
     """Run in the same transaction, if the messages are stored in it."""
     offsets: list[int] | None = None
     """Set by the writer before it answers: the offset of each message, where they are not consecutive."""
+    due_us: int = 0
+    """Hold the messages until then, and answer with the first of their consecutive schedule ids; 0: store them."""
 
 
 class Change(msgspec.Struct, eq=False):

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pubsub.core.sequence import REMEMBERED_BATCHES, ProducerState, after, stored_offset
+from pubsub.core.sequence import REMEMBERED_BATCHES, ProducerState, after, runs_of, stored_batch
 from pubsub.errors import SequenceError
 
 IN_FLIGHT = REMEMBERED_BATCHES // 2
@@ -21,6 +21,11 @@ def stored(*counts: int) -> ProducerState:
     for count in counts:
         state = after(state, state.next_sequence, count, 100 + state.next_sequence)
     return state
+
+
+def stored_offset(state: ProducerState, sequence: int, messages: int) -> int | None:
+    batch = stored_batch(state, sequence, messages)
+    return None if batch is None else batch.first_offset
 
 
 def test_the_first_batch_of_an_unknown_producer_is_number_0():
@@ -66,6 +71,26 @@ def test_a_refusal_changes_nothing():
     with pytest.raises(SequenceError):
         stored_offset(state, 9, 1)
     assert msgspec.json.encode(state) == before
+
+
+@pytest.mark.parametrize("offsets", [[7], [3, 4, 5], [9, 3, 4, 9, 10, 0], [5, 5, 6]])
+def test_offsets_that_are_not_consecutive_are_remembered_as_they_were(offsets: list[int]):
+    state = after(stored(2), 2, len(offsets), offsets[0], offsets)
+    state = msgspec.convert(msgspec.json.decode(msgspec.json.encode(state)), ProducerState)
+    batch = stored_batch(state, 2, len(offsets))
+    assert batch is not None
+    assert batch.offsets == offsets
+    assert stored_batch(state, 0, 2).offsets is None  # type: ignore[union-attr]
+
+
+def test_runs_hold_one_entry_for_consecutive_offsets():
+    assert runs_of(range(5, 1005)) == ((5, 1000),)
+    assert runs_of([]) == ()
+
+
+def test_a_batch_stored_by_an_older_version_is_recognised():
+    state = msgspec.convert({"next_sequence": 2, "recent": [[0, 2, 100]]}, ProducerState)
+    assert stored_offset(state, 0, 2) == 100
 
 
 class RetryingProducer(RuleBasedStateMachine):
