@@ -54,8 +54,9 @@ class Reader:
             raise ClosedError(f"{self._path} has been closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-        except DBAPIError as error:
-            raise StorageError(f"cannot read {self._path}: {error.orig}") from error
+        except (DBAPIError, sqlite3.Error) as error:  # rows are fetched from the driver's own cursor
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            raise StorageError(f"cannot read {self._path}: {reason}") from error
 
     def _read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:
         rows: list[tuple[int, int, str | None, str | None, bytes | None]] = []
