@@ -14,6 +14,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("topic", sa.Text, nullable=False),
         sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("generation", sa.Integer, nullable=False),
         sa.Column("updated_at", sa.Integer, nullable=False),
         sqlite_with_rowid=False,
     )
@@ -23,7 +24,6 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("cursor", sa.Integer, nullable=False),
         sa.Column("options", sa.Text, nullable=False),
-        sa.Column("dead", sa.Integer, nullable=False),
         sa.Column("created_at", sa.Integer, nullable=False),
         sqlite_with_rowid=False,
     )
@@ -38,6 +38,16 @@ def upgrade() -> None:
         sa.Column("member", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "dead_letters",
+        sa.Column("topic_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("offset", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("source_topic_id", sa.Integer, nullable=False),
+        sa.Column("source_offset", sa.Integer, nullable=False),
+        sa.Column("group_name", sa.Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("dead_letters_source", "dead_letters", ["source_topic_id", "group_name"])
     op.create_table(
         "scheduled",
         sa.Column("id", sa.Integer, primary_key=True),

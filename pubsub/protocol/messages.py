@@ -119,6 +119,8 @@ class Publish(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     """Ids that the application chose; one that was stored within the topic's window is not stored again."""
     deliver_us: int = 0
     """Hold the messages until then, microseconds UTC; 0: store them now."""
+    delay_us: int = 0
+    """Hold them for so long, by the owner's clock; 0: see `deliver_us`."""
 
 
 class Published(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
@@ -155,6 +157,8 @@ class Subscribe(msgspec.Struct, array_like=True, tag=12, frozen=True, kw_only=Tr
     """Name of a durable subscription: goes on at its stored cursor, if it has one."""
     skip_lost: bool = False
     """What to do if retention has taken the start away: begin at the first kept offset, or fail."""
+    generation: int = 0
+    """With `durable`, after a lost connection: what Subscribed said; go on at `start`. 0: take it up anew."""
 
 
 class Subscribed(msgspec.Struct, array_like=True, tag=13, frozen=True, kw_only=True):
@@ -166,6 +170,8 @@ class Subscribed(msgspec.Struct, array_like=True, tag=13, frozen=True, kw_only=T
     position: int
     skipped: int = 0
     """Messages that retention took away before this subscription could read them."""
+    generation: int = 0
+    """Of a durable subscription: names this taking of it; goes with its commits."""
 
 
 class Deliver(msgspec.Struct, array_like=True, tag=14, frozen=True, gc=False):
@@ -191,7 +197,7 @@ class Unsubscribe(msgspec.Struct, array_like=True, tag=16, frozen=True):
 
 
 class Ended(msgspec.Struct, array_like=True, tag=17, frozen=True):
-    """The server ends a stream. Not a reply."""
+    """The server ends a stream, with an error; or, with an empty code, at its `until`. Not a reply."""
 
     subscription: int
     code: str
@@ -230,7 +236,7 @@ class QueryResult(msgspec.Struct, array_like=True, tag=19, frozen=True, kw_only=
 
 
 class JoinGroup(msgspec.Struct, array_like=True, tag=60, frozen=True, kw_only=True):
-    """Become a member: messages come as Deliver with `attempts`, at most `max_in_flight` unsettled at once.
+    """Become a member: messages come as Deliver with `attempts`, and each is to be settled.
 
     The first member of a new group makes it, with these options, starting at `start`. Leaving is Unsubscribe.
     """
@@ -241,11 +247,15 @@ class JoinGroup(msgspec.Struct, array_like=True, tag=60, frozen=True, kw_only=Tr
     topic_id: int = 0
     group: str
     max_in_flight: int
+    """Messages that this member may have unsettled at once."""
     window_bytes: int
+    """And their size; a single larger message still comes, alone."""
     options: dict[str, Any] = {}
+    """Of a new group: see core.group_options. Empty: the defaults, or whatever the group has."""
     start: int = EARLIEST
     at_us: int = 0
     name: str = ""
+    """Shown to people who look at the group's members."""
 
 
 class Joined(msgspec.Struct, array_like=True, tag=61, frozen=True, kw_only=True):
@@ -263,10 +273,12 @@ class Settle(msgspec.Struct, array_like=True, tag=62, frozen=True, kw_only=True)
     id: int
     subscription: int
     how: str
-    """ack: done. nack: again, after `delay_us` (-1: the group's backoff). extend: give me another lease."""
+    """ack: done. nack: failed, to be given out again. extend: the lease begins anew. release: not begun, give
+    it to another at once; this giving out is not counted as an attempt."""
     offsets: list[int]
     attempts: list[int]
     delay_us: int = -1
+    """Of a nack: how long it is not to be given out; -1: the group's backoff."""
 
 
 class Settled(msgspec.Struct, array_like=True, tag=63, frozen=True):
@@ -277,10 +289,10 @@ class Settled(msgspec.Struct, array_like=True, tag=63, frozen=True):
 
 
 class Groups(msgspec.Struct, array_like=True, tag=64, frozen=True):
-    """Which groups does the topic have? With `group`, only that one."""
+    """Which groups does the topic have? With `group`, only that one; with no topic, those of all topics here."""
 
     id: int
-    topic: str
+    topic: str = ""
     group: str = ""
 
 
@@ -290,12 +302,14 @@ class GroupList(msgspec.Struct, array_like=True, tag=65, frozen=True):
 
 
 class ChangeGroup(msgspec.Struct, array_like=True, tag=66, frozen=True, kw_only=True):
-    """reset: to `start`. redrive: dead messages back into the topic. delete. Answered by Done."""
+    """Answered by Done, with a note that says what was done."""
 
     id: int
     topic: str
     group: str
     how: str
+    """reset: go on at `start`, as if nothing had been given out. redrive: make its dead letters ready again.
+    delete."""
     start: int = EARLIEST
     at_us: int = 0
 
@@ -313,12 +327,17 @@ class PeekGroup(msgspec.Struct, array_like=True, tag=67, frozen=True, kw_only=Tr
 
 
 class CommitCursor(msgspec.Struct, array_like=True, tag=70, frozen=True, kw_only=True):
-    """A durable subscription has processed everything before `position`."""
+    """A durable subscription has processed everything before `position`. Answered by Done, once on disk.
+
+    A name with an @ is that of a peer's subscription, whose cursor is in that peer's own file: the owner notes
+    it for retention, and makes it if it is not there.
+    """
 
     id: int
     topic: str
     topic_id: int
     name: str
+    generation: int
     position: int
 
 
@@ -330,12 +349,15 @@ class Cursors(msgspec.Struct, array_like=True, tag=71, frozen=True):
 
 
 class CursorList(msgspec.Struct, array_like=True, tag=72, frozen=True):
+    """Part of a reply; `more` says that another frame with the same id follows."""
+
     id: int
     cursors: list[CursorInfo]
+    more: bool = False
 
 
 class ChangeCursor(msgspec.Struct, array_like=True, tag=73, frozen=True, kw_only=True):
-    """reset: to `start`. delete. Answered by Done."""
+    """reset: to `start`. delete. Whoever reads by it is ended. Answered by Done."""
 
     id: int
     topic: str
@@ -349,22 +371,25 @@ class ChangeCursor(msgspec.Struct, array_like=True, tag=73, frozen=True, kw_only
 
 
 class Scheduled(msgspec.Struct, array_like=True, tag=74, frozen=True, kw_only=True):
-    """Which messages of a topic are held for later? In order of time, from the `after`th on."""
+    """Which messages of a topic are held for later? In order of time; those after a given one, to go on."""
 
     id: int
     topic: str
-    after: int = 0
+    after_us: int = 0
+    after_id: int = 0
     limit: int = 100
 
 
 class ScheduledList(msgspec.Struct, array_like=True, tag=75, frozen=True):
+    """As many as fit, which may be fewer than the limit; none: that was all. `total` counts all that are held."""
+
     id: int
     total: int
     messages: list[ScheduledMessage]
 
 
 class CancelScheduled(msgspec.Struct, array_like=True, tag=76, frozen=True):
-    """Do not store these; answered by Done, or topic_not_found and the like. One that is gone is an error."""
+    """Let go of these. One that is not held is an error, which says so; the others are let go all the same."""
 
     id: int
     topic: str

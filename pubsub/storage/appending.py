@@ -64,6 +64,7 @@ class Appender:
         published_us = max(time.time_ns() // 1000, newest_us)
         offset = first
         accepted: list[Append] = []
+        starts: list[int] = []
         touched: dict[int, ProducerState] = {}
         fresh_ids: dict[str, int] = {}
         held: list[HeldRow] = []
@@ -93,6 +94,7 @@ class Appender:
             outcome.answers.append((append, start, not append.payloads, None))
             if not append.due_us:
                 accepted.append(append)
+                starts.append(start)
                 offset += len(append.payloads)
         if not accepted and not held:
             if not _owns(cursor, topic_id, epoch):
@@ -115,8 +117,10 @@ class Appender:
         if held:
             cursor.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?, ?, ?, ?)", held)
         _store_producers(cursor, topic_id, touched, published_us)
-        for append in accepted:
+        for append, start in zip(accepted, starts, strict=True):
             run_statements(cursor, append.statements)
+            if append.statements_at is not None:
+                run_statements(cursor, append.statements_at(start))
         self._ends[topic_id] = (offset, published_us)
         if payloads:
             outcome.appended.append(Appended(topic_id, first, published_us, keys, headers, payloads))

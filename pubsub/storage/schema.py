@@ -73,6 +73,7 @@ cursors = Table(
     Column("name", Text, primary_key=True),
     Column("topic", Text, nullable=False),
     Column("position", Integer, nullable=False),  # offset of the next message
+    Column("generation", Integer, nullable=False),  # new when it is taken up or reset; older commits count no more
     Column("updated_at", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -82,9 +83,8 @@ groups = Table(
     metadata,
     Column("topic_id", Integer, primary_key=True, autoincrement=False),
     Column("name", Text, primary_key=True),
-    Column("cursor", Integer, nullable=False),  # offsets below it were given out at least once
+    Column("cursor", Integer, nullable=False),  # offsets from it on have not been given out yet
     Column("options", Text, nullable=False),  # JSON
-    Column("dead", Integer, nullable=False),  # messages moved to the dead letter topic and still there
     Column("created_at", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -95,10 +95,22 @@ group_messages = Table(
     Column("topic_id", Integer, primary_key=True, autoincrement=False),
     Column("group_name", Text, primary_key=True),
     Column("offset", Integer, primary_key=True, autoincrement=False),
-    Column("state", Text, nullable=False),  # ready, in_flight or delayed
+    Column("state", Text, nullable=False),  # ready, in_flight, delayed, or dying: to be a dead letter next
     Column("attempts", Integer, nullable=False),
     Column("due_at", Integer, nullable=False),  # end of the lease or of the delay; 0 when ready
-    Column("member", Text, nullable=False),  # who has it in flight
+    Column("member", Text, nullable=False),  # who has it in flight; of a dying one, why it was given up
+    sqlite_with_rowid=False,
+)
+
+dead_letters = Table(
+    "dead_letters",  # messages of dead letter topics: which message of which group each was
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),  # of the dead letter topic
+    Column("offset", Integer, primary_key=True, autoincrement=False),  # in it
+    Column("source_topic_id", Integer, nullable=False),
+    Column("source_offset", Integer, nullable=False),
+    Column("group_name", Text, nullable=False),
+    Index("dead_letters_source", "source_topic_id", "group_name"),
     sqlite_with_rowid=False,
 )
 
@@ -127,7 +139,7 @@ message_ids = Table(
     sqlite_with_rowid=False,
 )
 
-BY_TOPIC = ("messages", "producers", "cursors", "group_messages", "groups", "scheduled", "message_ids")
+BY_TOPIC = ("messages", "producers", "cursors", "group_messages", "groups", "dead_letters", "scheduled", "message_ids")
 """Tables with a column topic_id: what has to go when a topic is deleted."""
 
 _HEX = "hex(substr(payload, at, 4))"

@@ -39,6 +39,8 @@ class Append(msgspec.Struct, eq=False):
     """That window, microseconds."""
     statements: Sequence[Statement] = ()
     """Run in the same transaction, if the messages are stored in it."""
+    statements_at: Callable[[int], Sequence[Statement]] | None = None
+    """More of them, which need to know the offset of the first message; called in the writing thread."""
     offsets: list[int] | None = None
     """Set by the writer before it answers: the offset of each message, where they are not consecutive."""
     due_us: int = 0
