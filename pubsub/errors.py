@@ -18,6 +18,7 @@ the thing and the way out. A client retries what is retriable, with jittered bac
     ├── ConflictError*              somebody else changed the record first
     ├── RegistryUnavailableError* / IndexUnavailableError* / ConnectionLostError*
     ├── GroupNotFoundError / SubscriptionNotFoundError / ScheduledNotFoundError
+    ├── SubscriptionTakenError      a durable subscription was taken up by another subscriber, or reset
     ├── LateAcknowledgementError    the delivery was not this member's any more
     ├── TimeoutExpiredError         the time allowed is over; whether it took effect may be unknown
     ├── ClosedError                 the client, peer or subscription has been closed
@@ -198,6 +199,12 @@ class SubscriptionNotFoundError(PubsubError):
     """The topic has no durable subscription of this name."""
 
     code = "subscription_not_found"
+
+
+class SubscriptionTakenError(PubsubError):
+    """Another subscriber has taken up this durable subscription since, or it was reset; nothing was committed."""
+
+    code = "subscription_taken"
 
 
 class ScheduledNotFoundError(PubsubError):

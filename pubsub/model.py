@@ -121,6 +121,8 @@ class CursorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Messages from there to the end; None where the topic's owner is elsewhere."""
     kept_at: str = ""
     """The peer in whose file the cursor is."""
+    connected: bool | None = None
+    """Whether somebody reads by it now; None where that is not known."""
     updated_at: str | None = None
 
 
@@ -271,6 +273,28 @@ def check_group_name(name: str) -> str:
         InvalidNameError: it is not; the message states the rule.
     """
     return _check_part(name, "group")
+
+
+def check_durable_name(name: str) -> str:
+    """Return `name` if it is a legal name for `subscribe(durable=...)`.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    return _check_part(name, "subscription")
+
+
+def check_subscription_name(name: str) -> str:
+    """Return `name` if a durable subscription can be listed under it: NAME, or NAME@PEER of a peer's own.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    own, separator, peer = name.partition("@") if _is_text(name) else (name, "", "")
+    check_durable_name(own)
+    if separator:
+        check_peer_name(peer)
+    return name
 
 
 def _check_part(name: str, of: str) -> str:
