@@ -578,13 +578,13 @@ class Held(msgspec.Struct, array_like=True, tag=59, frozen=True):
 Frame = (
     Hello | Welcome | Failure | Done | Publish | Published
     | Subscribe | Subscribed | Deliver | Credit | Unsubscribe | Ended | Query | QueryResult
-    | JoinGroup | Joined | Settle | Settled | Groups | GroupList | ChangeGroup | PeekGroup
-    | CommitCursor | Cursors | CursorList | ChangeCursor
-    | Scheduled | ScheduledList | CancelScheduled | SetPolicy
     | Lookup | Topics | TopicList | Peers | PeerList | CreateTopic | DeleteTopic
     | Watch | Changes | Status | StatusReport
     | Register | Registered | Heartbeat | HeartbeatReply | Announce | Reconciled | Leave
     | CreateCopy | DropCopy | Held
+    | JoinGroup | Joined | Settle | Settled | Groups | GroupList | ChangeGroup | PeekGroup
+    | CommitCursor | Cursors | CursorList | ChangeCursor
+    | Scheduled | ScheduledList | CancelScheduled | SetPolicy
 )  # fmt: skip
 """Any frame."""
 
