@@ -1,6 +1,7 @@
 """Durable publish/subscribe without a broker cluster: what applications import."""
 
 from pubsub.client.client import Client
+from pubsub.client.group import GroupMessage, GroupSubscription
 from pubsub.client.subscription import Subscription
 from pubsub.errors import (
     ClosedError,
@@ -61,7 +62,9 @@ __all__ = [
     "DamagedFileError",
     "DataDirectoryError",
     "GroupInfo",
+    "GroupMessage",
     "GroupNotFoundError",
+    "GroupSubscription",
     "IndexUnavailableError",
     "InternalError",
     "InvalidNameError",

@@ -9,7 +9,14 @@ from typing import TypeVar
 from pubsub.client.routes import Route, Routes
 from pubsub.client.stream import REQUEST_SECONDS
 from pubsub.config import ClientSettings
-from pubsub.errors import PubsubError, RemoteProtocolError, TimeoutExpiredError, TopicNotFoundError
+from pubsub.errors import (
+    InvalidRequestError,
+    PubsubError,
+    RemoteProtocolError,
+    TimeoutExpiredError,
+    TopicNotFoundError,
+)
+from pubsub.model import check_topic_name
 from pubsub.net.backoff import Backoff
 from pubsub.protocol import messages as m
 
@@ -55,3 +62,38 @@ async def ask_owner(
             if not retriable or loop.time() + pause >= deadline:
                 raise
         await asyncio.sleep(pause)
+
+
+class OwnerVerbs:
+    """Base of the verbs of `Client` that go to a topic's owner."""
+
+    _routes: Routes
+    _settings: ClientSettings
+
+    def _check_open(self) -> None:
+        """Raises ClosedError if nothing can be asked."""
+        raise NotImplementedError
+
+    def _check_owner_verb(self, topic: str) -> None:
+        """Check what all of these verbs need: an open client that may talk to owners, and a topic's name.
+
+        Raises:
+            ClosedError, InvalidNameError, InvalidRequestError: nothing was asked.
+        """
+        self._check_open()
+        check_topic_name(topic)
+        if self._routes.relay:
+            raise InvalidRequestError(
+                "a client that goes through the index (relay) can publish and query only"
+            )
+
+    async def _ask_owner(
+        self,
+        topic: str,
+        make: Callable[[int, Route], m.Request],
+        expected: type[Reply],
+        *,
+        same_topic: bool = False,
+    ) -> Reply:
+        """See `ask_owner`."""
+        return await ask_owner(self._routes, self._settings, topic, make, expected, same_topic=same_topic)

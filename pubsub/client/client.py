@@ -6,19 +6,21 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import msgspec
 
-from pubsub.client.asking import Reply, ask_owner
 from pubsub.client.directory import Directory
+from pubsub.client.group import GroupSubscription
+from pubsub.client.group_options import check_without_group, checked_in_flight, group_options
+from pubsub.client.group_verbs import GroupVerbs
 from pubsub.client.lane import Lane, Waiter
 from pubsub.client.outgoing import Outgoing, check_key, check_size, cut_batches, message_columns
-from pubsub.client.routes import Route, Routes, topics_in
-from pubsub.client.stream import REQUEST_SECONDS
+from pubsub.client.routes import Routes, topics_in
+from pubsub.client.stream import REQUEST_SECONDS, Stream
 from pubsub.client.subscription import Start, Subscription, messages_of, start_fields
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
 from pubsub.errors import (
@@ -34,6 +36,7 @@ from pubsub.model import (
     Offsets,
     PeerInfo,
     TopicInfo,
+    check_group_name,
     check_pattern,
     check_peer_name,
     check_topic_name,
@@ -54,7 +57,7 @@ CHANGES_HELD = 1000
 """Changes that a watcher may leave untaken; beyond it they are replaced by one "resync"."""
 
 
-class Client:
+class Client(GroupVerbs):
     """Publishes to and reads from topics; hosts none itself.
 
     Use it as `async with pubsub.Client("127.0.0.1:7470") as client:`. It belongs to the event loop that it is
@@ -87,7 +90,7 @@ class Client:
         self._relay = relay
         self._name = name
         self._lanes: dict[str, Lane] = {}
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: set[Stream] = set()
         self._opened = False
         self._closed = False
 
@@ -234,29 +237,95 @@ class Client:
 
     # Reading
 
+    @overload
     def subscribe(
-        self, topic: str, *, start: Start = "latest", reconnect_seconds: float | None = None
-    ) -> Subscription:
+        self,
+        topic: str,
+        *,
+        start: Start | msgspec.UnsetType = msgspec.UNSET,
+        reconnect_seconds: float | None = None,
+        group: None = None,
+    ) -> Subscription: ...
+
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        start: Start | msgspec.UnsetType = msgspec.UNSET,
+        reconnect_seconds: float | None = None,
+        group: str,
+        max_in_flight: int | None = None,
+        lease_seconds: float | None = None,
+        max_attempts: int | None = None,
+        backoff_seconds: float | None = None,
+        ordered: bool | None = None,
+    ) -> GroupSubscription: ...
+
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        start: Start | msgspec.UnsetType = msgspec.UNSET,
+        reconnect_seconds: float | None = None,
+        group: str | None = None,
+        max_in_flight: int | None = None,
+        lease_seconds: float | None = None,
+        max_attempts: int | None = None,
+        backoff_seconds: float | None = None,
+        ordered: bool | None = None,
+    ) -> Subscription | GroupSubscription:
         """An ordered read of a topic, for `async with … as messages: async for message in messages`.
 
         Once entered, every message published from then on is seen; with `start` also older ones. It goes on
         at the next offset after a restart of the owner or the index.
 
+        With a group, the messages are shared among its members: each goes to one, until it is acknowledged. The
+        first member makes the group; the options of whoever made it hold for all.
+
         Args:
-            start: "latest", "earliest", an offset, or an aware datetime: the first message published then
-                or later.
+            start: "latest" (the default), "earliest" (the default of a new group; of one that is there already
+                it says nothing), an offset, or an aware datetime: the first message published then or later.
             reconnect_seconds: Give up when the owner cannot be reached for so long; None: never.
+            group: The group's name.
+            max_in_flight: How many messages this member may have at once, not yet settled: 1 to 10,000; default 100.
+                Those that wait for the application count, so take few of what takes long.
+            lease_seconds: Option: how long a message is a member's before others get it; default 30. Extended
+                while the application holds the message.
+            max_attempts: Option: how often a message is given out before it moves to the topic's dead letters;
+                default 5.
+            backoff_seconds: Option: how long a message that was not acknowledged waits until it is given out
+                again; doubled for each attempt.
+            ordered: Option: of the messages of one key never more than one is in flight.
 
         Raises:
             ClosedError, InvalidNameError, InvalidRequestError: at once; others when it is entered.
         """
-        self._check_open()
-        check_topic_name(topic)
-        if self._relay:
-            raise InvalidRequestError(
-                "a client that goes through the index (relay) can publish and query only"
+        self._check_owner_verb(topic)
+        options = group_options(lease_seconds, max_attempts, backoff_seconds, ordered)
+        subscription: Subscription | GroupSubscription
+        if group is None:
+            check_without_group(max_in_flight, options)
+            subscription = Subscription(
+                topic,
+                "latest" if start is msgspec.UNSET else start,
+                self._routes,
+                self._settings,
+                reconnect_seconds,
+                self._name,
             )
-        subscription = Subscription(topic, start, self._routes, self._settings, reconnect_seconds, self._name)
+        else:
+            subscription = GroupSubscription(
+                topic,
+                check_group_name(group),
+                "earliest" if start is msgspec.UNSET else start,
+                checked_in_flight(max_in_flight),
+                options,
+                self._routes,
+                self._settings,
+                reconnect_seconds,
+                self._name,
+            )
         self._subscriptions = {s for s in self._subscriptions if not s._closed} | {subscription}
         return subscription
 
@@ -299,17 +368,6 @@ class Client:
             m.QueryResult,
             same_topic=bool(topic_id),
         )
-
-    async def _ask_owner(
-        self,
-        topic: str,
-        make: Callable[[int, Route], m.Request],
-        expected: type[Reply],
-        *,
-        same_topic: bool = False,
-    ) -> Reply:
-        """See `ask_owner`."""
-        return await ask_owner(self._routes, self._settings, topic, make, expected, same_topic=same_topic)
 
     # Topics and peers
 
