@@ -50,6 +50,7 @@ from pubsub.model import (
     ScheduledMessage,
     TopicInfo,
 )
+from pubsub.policy import Policy
 from pubsub.version import __version__
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "PeerNameTakenError",
     "PeerNotFoundError",
     "PeerUnavailableError",
+    "Policy",
     "ProtocolError",
     "PubsubError",
     "ReadOnlyError",

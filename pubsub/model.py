@@ -19,6 +19,9 @@ from pubsub.errors import InvalidNameError, InvalidRequestError, SettingsError
 NAME_MAX_LENGTH = 200
 """Longest topic name, in characters."""
 
+DEAD_PART = "dead"
+"""The messages that groups of topic T gave up are in topic T.dead; users create no topics whose last part it is."""
+
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 """What a message without headers has; one object for all, so it cannot be changed."""
 
@@ -253,6 +256,20 @@ def check_topic_name(name: str) -> str:
     if len(name) > NAME_MAX_LENGTH:
         raise InvalidNameError(
             f"topic name {name[:20]}… is {len(name)} characters long; at most {NAME_MAX_LENGTH} are allowed"
+        )
+    return name
+
+
+def check_new_topic_name(name: str) -> str:
+    """Return `name` if users may create a topic of this name.
+
+    Raises:
+        InvalidNameError: it is no topic name, or reserved; the message states the rule.
+    """
+    check_topic_name(name)
+    if name.rpartition(".")[2] == DEAD_PART:
+        raise InvalidNameError(
+            f"the topic name {name} is reserved: topics whose last part is {DEAD_PART} hold what groups gave up"
         )
     return name
 

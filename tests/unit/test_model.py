@@ -19,6 +19,7 @@ from pubsub.model import (
     Message,
     Offsets,
     check_group_name,
+    check_new_topic_name,
     check_pattern,
     check_peer_name,
     check_topic_name,
@@ -53,6 +54,18 @@ def test_a_topic_name_has_a_longest_length():
         InvalidNameError, match=f"{NAME_MAX_LENGTH + 1} characters long; at most {NAME_MAX_LENGTH}"
     ):
         check_topic_name("a" * (NAME_MAX_LENGTH + 1))
+
+
+@pytest.mark.parametrize("name", ["dead", "orders.dead", "a.b.dead"])
+def test_names_whose_last_part_is_dead_are_reserved_for_dead_letters(name: str):
+    assert check_topic_name(name) == name
+    with pytest.raises(InvalidNameError, match=f"the topic name {name} is reserved"):
+        check_new_topic_name(name)
+
+
+@pytest.mark.parametrize("name", ["dead.letters", "a.deadly", "undead", "a.Dead"])
+def test_other_names_with_dead_in_them_may_be_created(name: str):
+    assert check_new_topic_name(name) == name
 
 
 @pytest.mark.parametrize("name", [None, 7, b"a", ["a"]])
