@@ -17,6 +17,7 @@ from pubsub.config import Limits, PeerSettings
 from pubsub.core.credit import Window
 from pubsub.errors import InternalError, PubsubError, TopicNotFoundError
 from pubsub.net.server import ServerConnection
+from pubsub.peer.positions import Until, lost
 from pubsub.peer.tail import Tail, TailBudget, cut
 from pubsub.protocol.batch import batch_bytes, message_sizes, next_position, slice_batch
 from pubsub.protocol.codec import delivery_head, encode_batch
@@ -42,6 +43,8 @@ class Delivery:
         window: Window,
         name: str,
         store: Store,
+        until: Until | None,
+        durable: str,
     ) -> None:
         self.connection = subscriber.connection
         self.number = number
@@ -50,6 +53,10 @@ class Delivery:
         self.name = name
         self.since_us = time.time_ns() // 1000
         self.sent_messages = 0
+        self.durable = durable
+        """Name of the durable subscription that it serves, or empty."""
+        self._until = until
+        self._until_timer: asyncio.TimerHandle | None = None
         self._subscriber = subscriber
         self._feed = feed
         self._window = window
@@ -74,27 +81,53 @@ class Delivery:
             and self._reading is None
             and self.connection.writable
             and not self._ended
+            and (self._until is None or not self._until.reached(self.position))
         ):
             piece = self._feed.tail.find(self.position)
             if piece is None:
                 if not self._subscriber.may_read(self):
-                    return
+                    break
                 self._reading = asyncio.create_task(
                     self._read(), name=f"pubsub: read {topic.name} for {self.connection.remote}"
                 )
                 self._reading.add_done_callback(self._has_read)
-            elif piece.first == self.position and self._fits(piece.stop - piece.first, piece.size_bytes):
+            elif (
+                piece.first == self.position
+                and self._until is None
+                and self._fits(piece.stop - piece.first, piece.size_bytes)
+            ):
                 self._send(piece.encoded, piece.stop - piece.first, piece.size_bytes, piece.stop)
             elif not self._send_part(
                 slice_batch(piece.batch, self.position - piece.first, piece.stop - piece.first)
             ):
-                return
+                break
+        if self._until is not None and self._until.reached(self.position):
+            self.end(finished=True)
+
+    def end_at(self, offset: int) -> None:
+        """The time until which messages were wanted has come: nothing from `offset` on was published before it."""
+        if self._until is not None and not self._ended:
+            self._until.end_at(offset)
+            self.pump()
+
+    def when_ending(self, timer: asyncio.TimerHandle) -> None:
+        """What will call `end_at`; cancelled if the subscription ends before."""
+        self._until_timer = timer
 
     def _fits(self, messages: int, size_bytes: int) -> bool:
         return messages <= self._window.messages and size_bytes <= self._window.bytes
 
     def _send_part(self, batch: Batch) -> bool:
-        """Send as much of a batch as the window takes; False if that is not all of it."""
+        """Send as much of a batch as the window takes; False if that is not all of it.
+
+        Of a batch that reaches beyond the end of the subscription, that is all up to there.
+        """
+        if self._until is not None:
+            wanted = self._until.before(batch)
+            if not wanted.payloads:
+                self.position = self._until.stop or 0
+                return True
+            batch = wanted
         size_bytes = batch_bytes(batch)
         left_out = None
         if not self._fits(len(batch.payloads), size_bytes):
@@ -123,6 +156,8 @@ class Delivery:
             batch = await self._store.read(topic, self.position, self._window.messages, self._window.bytes)
             if self._ended:
                 return
+            if (batch is None or batch.first_offset > self.position) and await self._overtaken():
+                return
             if batch is None:  # everything up to the end, as it was then, has been compacted away
                 self.position = stop
                 return
@@ -136,22 +171,33 @@ class Delivery:
             log.exception("reading %s for %s failed", topic.name, self.connection.remote)
             self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
 
+    async def _overtaken(self) -> bool:
+        """There is a gap at the position: whether retention is why (then this has ended), not compaction."""
+        first_offset = await self._store.first_offset(self._feed.topic)
+        if self.position < first_offset:
+            self.end(lost(self._feed.topic, self.position, first_offset))
+        return self._ended
+
     def _has_read(self, _: asyncio.Task[None]) -> None:
         self._reading = None
         self._subscriber.has_read()
         self.pump()
 
-    def end(self, error: PubsubError | None = None) -> None:
-        """Send nothing more; with an error, tell the subscriber why. Idempotent."""
+    def end(self, error: PubsubError | None = None, *, finished: bool = False) -> None:
+        """Send nothing more; tell the subscriber why, or that it has had all that it wanted. Idempotent."""
         if self._ended:
             return
         self._ended = True
+        if self._until_timer is not None:
+            self._until_timer.cancel()
         if self._reading is not None and self._reading is not asyncio.current_task():
             self._reading.cancel()
         self._subscriber.forget(self)
         self._feed.remove(self)
         if error is not None:
             self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
+        elif finished:
+            self.connection.send_frame(Ended(self.number, "", ""))
 
 
 class Subscriber:
@@ -236,6 +282,8 @@ class Deliveries:
         position: int,
         window: Window,
         name: str,
+        until: Until | None = None,
+        durable: str = "",
     ) -> Delivery:
         """Begin to deliver; the caller answers the request, then calls `pump`."""
         feed = self._feeds.get(topic.id)
@@ -247,7 +295,7 @@ class Deliveries:
             subscriber = self._subscribers[connection] = Subscriber(connection)
             connection.when_lost(lambda: self._lost(connection))
             connection.when_writable = subscriber.pump
-        delivery = Delivery(subscriber, number, feed, position, window, name, self._store)
+        delivery = Delivery(subscriber, number, feed, position, window, name, self._store, until, durable)
         feed.deliveries.add(delivery)
         subscriber.deliveries[number] = delivery
         return delivery
@@ -256,6 +304,11 @@ class Deliveries:
         """The delivery that `connection` calls `number`."""
         subscriber = self._subscribers.get(connection)
         return None if subscriber is None else subscriber.deliveries.get(number)
+
+    def durable(self, topic: Topic, name: str) -> list[Delivery]:
+        """Those that serve a topic's durable subscription of this name: one at most, but for a moment."""
+        feed = self._feeds.get(topic.id)
+        return [d for d in feed.deliveries if d.durable == name] if feed is not None else []
 
     def count(self, connection: ServerConnection | None = None) -> int:
         """How many there are, of one connection or in all."""

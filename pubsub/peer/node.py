@@ -17,6 +17,7 @@ from pubsub.config import Limits, PeerSettings
 from pubsub.errors import NotOwnerError
 from pubsub.model import TopicInfo, check_topic_name, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
+from pubsub.peer.cursors import Cursors
 from pubsub.peer.delivery import Deliveries
 from pubsub.peer.forwarding import Forwarding
 from pubsub.peer.publishing import Publishing
@@ -58,7 +59,8 @@ class Node:
             m.Held: self.on_held,
             m.Status: self.on_status,
         }
-        for part in (Publishing(self), Reading(self), Forwarding(self, directory)):
+        self.cursors = Cursors(self)
+        for part in (Publishing(self), Reading(self), self.cursors, Forwarding(self, directory)):
             self.immediate |= part.immediate
             self.requests |= part.requests
 
@@ -150,6 +152,7 @@ class Node:
         topic = self.store.by_id.get(topic_id)
         if topic is not None and topic.set_aside is None:
             await self.store.drop(topic)
+            self.store.cursors.forget(topic_id)
             self.deliveries.end_topic(topic, f"topic {topic.name} was deleted")
 
     async def set_aside(self, topic: Topic, why: str) -> None:

@@ -49,6 +49,18 @@ class Reader:
         """The offset of the first message published at or after `at_us`, `next_offset` if there is none."""
         return await self._run(self._offset_at, topic_id, at_us, first, next_offset)
 
+    async def run(self, function: Callable[[Connection, *Ts], T], *arguments: *Ts) -> T:
+        """What `function` reads, in one of the threads, on a connection that cannot write.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return await self._run(self._with_connection, function, *arguments)
+
+    def _with_connection(self, function: Callable[[Connection, *Ts], T], *arguments: *Ts) -> T:
+        with self._engine.connect() as connection:
+            return function(connection, *arguments)
+
     async def _run(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         if self._closed:
             raise ClosedError(f"{self._path} has been closed")

@@ -95,7 +95,7 @@ def _conditions(key: str | None, headers: dict[str, str]) -> tuple[str, list[Any
     return sql, values
 
 
-def first_offset(connection: Connection, topic_id: int) -> int:
+def kept_from(connection: Connection, topic_id: int) -> int:
     """The first kept offset of a topic as the file has it now; 0 where it has no such topic."""
     found = connection.exec_driver_sql("SELECT first_offset FROM topics WHERE id = ?", (topic_id,)).scalar()
     return found or 0

@@ -31,11 +31,13 @@ from pubsub.errors import (
     TopicNotFoundError,
 )
 from pubsub.protocol.messages import Batch, CopyState
+from pubsub.storage.cursors import CursorTable
 from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import DATABASE, DirectoryLock, check_file
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.reader import Reader
 from pubsub.storage.schema import BY_TOPIC
+from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import Topic
 from pubsub.storage.work import Append, Appended, Change, Committed, Job, Statement
 from pubsub.storage.writer import Writer
@@ -67,6 +69,8 @@ class Store:
         self.topics: dict[str, Topic] = {}
         """The copies that are served, by topic name."""
         self.by_id: dict[int, Topic] = {}
+        self.cursors = CursorTable(self.change)
+        """Where durable subscriptions have got to, of topics here and elsewhere."""
         self.fault: str | None = None
         """Why the file cannot be written to at the moment, or None."""
         self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
@@ -175,6 +179,7 @@ class Store:
             values["policy"] = msgspec.json.decode(values["policy"])
             values["created_us"] = values.pop("created_at")
             self._hold(Topic(**values))
+        self.cursors.load(connection)
 
     def _hold(self, topic: Topic) -> None:
         self.by_id[topic.id] = topic
@@ -276,6 +281,22 @@ class Store:
         """The offset of the first message published at or after `at_us`; the next offset if there is none."""
         return await self._reader.offset_at(topic.id, at_us, topic.first_offset, topic.committed)
 
+    async def first_offset(self, topic: Topic) -> int:
+        """The first kept offset as the file has it, which `topic` may be about to learn."""
+        return await self._reader.run(kept_from, topic.id)
+
+    async def count_from(self, topic: Topic, start: int) -> int:
+        """How many committed messages there are from offset `start` on; reads every row."""
+        return await self._reader.run(count_from, topic.id, start, topic.committed)
+
+    async def search(
+        self, topic: Topic, start: int, stop: int, limit: int, key: str | None, headers: dict[str, str]
+    ) -> Found:
+        """Committed messages with a key or headers, from a bounded part of [start, stop); see `storage.searching`."""
+        limit = min(limit, self.settings.read_messages)
+        bounds = (start, min(stop, topic.committed), limit, self.settings.read_bytes)
+        return await self._reader.run(search, topic.id, *bounds, key, headers)
+
     # Topics
 
     def topic(self, name: str, topic_id: int = 0) -> Topic:
@@ -371,6 +392,7 @@ class Store:
                 asyncio.get_running_loop().call_later(self.settings.probe_seconds, self._purge, topic_id)
             elif finished:
                 self.by_id.pop(topic_id, None)
+                self.cursors.forget(topic_id)
                 self._shrink()
             else:
                 self._purge(topic_id)
