@@ -1,4 +1,4 @@
-"""Durable subscriptions, groups, delayed messages, message ids."""
+"""Durable subscriptions, groups, delayed messages, message ids; how much a topic holds, and the latest of each key."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -69,3 +69,57 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("message_ids_age", "message_ids", ["topic_id", "published_at"])
+    op.create_table(
+        "latest_keys",
+        sa.Column("topic_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("offset", sa.Integer, nullable=False),
+        sa.Column("removed_at", sa.Integer),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(
+        "latest_keys_removed",
+        "latest_keys",
+        ["topic_id", "removed_at"],
+        sqlite_where=sa.text("removed_at IS NOT NULL"),
+    )
+    _count_messages()
+
+
+def _count_messages() -> None:
+    """Make `topics` anew with three more columns: added ones would not stand where a new file has them."""
+    connection = op.get_bind()
+    view = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'topic_messages'").scalar()
+    op.execute("DROP VIEW topic_messages")
+    op.rename_table("topics", "topics_0001")
+    op.create_table(
+        "topics",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("first_offset", sa.Integer, nullable=False),
+        sa.Column("next_offset", sa.Integer, nullable=False),
+        sa.Column("committed", sa.Integer, nullable=False),
+        sa.Column("policy", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("set_aside", sa.Text),
+        sa.Column("messages", sa.Integer, nullable=False),
+        sa.Column("bytes", sa.Integer, nullable=False),
+        sa.Column("compacted_to", sa.Integer, nullable=False),
+    )
+    op.execute(
+        """
+INSERT INTO topics
+SELECT topics_0001.*, count(offset), coalesce(sum(
+  coalesce(length(payload), 0)
+  + coalesce(length(CAST(key AS BLOB)), 0)
+  + coalesce(length(CAST(headers AS BLOB)), 0)
+), 0), 0
+FROM topics_0001 LEFT JOIN messages ON topic_id = id
+GROUP BY id
+"""
+    )
+    op.drop_table("topics_0001")
+    connection.exec_driver_sql(view)

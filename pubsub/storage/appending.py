@@ -17,7 +17,7 @@ from pubsub.core.sequence import ProducerState, StoredBatch, after, stored_batch
 from pubsub.errors import NotOwnerError, PubsubError, WrongOffsetError
 from pubsub.storage import message_ids
 from pubsub.storage.message_ids import pick, sift
-from pubsub.storage.rows import plan_inserts
+from pubsub.storage.rows import plan_inserts, stored_bytes
 from pubsub.storage.work import Append, Appended, Committed, run_statements
 
 PRODUCERS_CACHED = 10_000
@@ -101,14 +101,16 @@ class Appender:
                 self._disown(appends, outcome)
             return
         # The epoch is checked here, in the transaction: a peer that lost the topic stores nothing.
+        keys, headers, payloads = _merge(accepted)
+        size_bytes = stored_bytes(keys, headers, payloads)
         changed = cursor.execute(
-            "UPDATE topics SET next_offset = ?, committed = ? WHERE id = ? AND epoch = ? AND set_aside IS NULL",
-            (offset, offset, topic_id, epoch),
+            "UPDATE topics SET next_offset = ?, committed = ?, messages = messages + ?, bytes = bytes + ? "
+            "WHERE id = ? AND epoch = ? AND set_aside IS NULL",
+            (offset, offset, len(payloads), size_bytes, topic_id, epoch),
         )
         if changed.rowcount != 1:
             self._disown(appends, outcome)
             return
-        keys, headers, payloads = _merge(accepted)
         for statement, values in plan_inserts(topic_id, first, published_us, keys, headers, payloads):
             cursor.execute(statement, values)
         if fresh_ids:
@@ -123,7 +125,9 @@ class Appender:
                 run_statements(cursor, append.statements_at(start))
         self._ends[topic_id] = (offset, published_us)
         if payloads:
-            outcome.appended.append(Appended(topic_id, first, published_us, keys, headers, payloads))
+            outcome.appended.append(
+                Appended(topic_id, first, published_us, keys, headers, payloads, size_bytes)
+            )
 
     def _disown(self, appends: list[Append], outcome: Committed) -> None:
         mine = set(map(id, appends))

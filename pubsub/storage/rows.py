@@ -12,6 +12,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
+from pubsub.protocol.batch import column_bytes
 from pubsub.protocol.messages import Batch
 
 BLOCK_ROWS = 256
@@ -21,6 +22,12 @@ SELECT_ROWS = (
     "SELECT offset, published_at, key, headers, payload FROM messages "
     "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
 )
+
+
+SIZE = " + ".join(
+    f"coalesce(length({cell}), 0)" for cell in ("payload", "CAST(key AS BLOB)", "CAST(headers AS BLOB)")
+)
+"""What a row of `messages` counts for in `topics.bytes`. Read from the row's head: a large payload costs nothing."""
 
 
 @cache
@@ -72,6 +79,18 @@ def plan_inserts(
             header_part = headers[start : start + length] if headers else [None] * length
             cells = chain.from_iterable(zip(key_part, header_part, part, strict=True))
             yield insert_messages(length), (*head, *cells)
+
+
+def stored_bytes(
+    keys: list[str | None] | None, headers: list[str | None] | None, payloads: list[bytes | None]
+) -> int:
+    """What a batch counts for in `topics.bytes`: as `SIZE` has it, row by row."""
+    size_bytes = column_bytes(payloads)
+    for column in (keys, headers):
+        if column is not None:
+            text = "".join(filter(None, column))
+            size_bytes += len(text) if text.isascii() else len(text.encode())
+    return size_bytes
 
 
 def batch_of(rows: list[tuple[int, int, str | None, str | None, bytes | None]]) -> Batch:

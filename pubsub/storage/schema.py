@@ -39,6 +39,11 @@ topics = Table(
     Column("policy", Text, nullable=False),  # JSON
     Column("created_at", Integer, nullable=False),
     Column("set_aside", Text),  # why the copy is kept but not served, or null
+    Column("messages", Integer, nullable=False),  # how many there are ...
+    Column("bytes", Integer, nullable=False),  # ... and what their payloads, keys and headers (UTF-8) take
+    Column(
+        "compacted_to", Integer, nullable=False
+    ),  # of messages below it, latest_keys knows the keys; -1: it is emptied
 )
 
 messages = Table(
@@ -73,7 +78,9 @@ cursors = Table(
     Column("name", Text, primary_key=True),
     Column("topic", Text, nullable=False),
     Column("position", Integer, nullable=False),  # offset of the next message
-    Column("generation", Integer, nullable=False),  # new when it is taken up or reset; older commits count no more
+    Column(
+        "generation", Integer, nullable=False
+    ),  # new when it is taken up or reset; older commits count no more
     Column("updated_at", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -139,7 +146,33 @@ message_ids = Table(
     sqlite_with_rowid=False,
 )
 
-BY_TOPIC = ("messages", "producers", "cursors", "group_messages", "groups", "dead_letters", "scheduled", "message_ids")
+latest_keys = Table(
+    "latest_keys",  # of compacted topics: where the latest message of each key is; kept by the compactor
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),
+    Column("offset", Integer, nullable=False),
+    Column("removed_at", Integer),  # of a message that removes its key: when it was published
+    sqlite_with_rowid=False,
+)
+Index(
+    "latest_keys_removed",
+    latest_keys.c.topic_id,
+    latest_keys.c.removed_at,
+    sqlite_where=latest_keys.c.removed_at.is_not(None),
+)
+
+BY_TOPIC = (
+    "messages",
+    "producers",
+    "cursors",
+    "group_messages",
+    "groups",
+    "dead_letters",
+    "scheduled",
+    "message_ids",
+    "latest_keys",
+)
 """Tables with a column topic_id: what has to go when a topic is deleted."""
 
 _HEX = "hex(substr(payload, at, 4))"

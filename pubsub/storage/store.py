@@ -33,9 +33,10 @@ from pubsub.errors import (
 from pubsub.protocol.messages import Batch, CopyState
 from pubsub.storage.cursors import CursorTable
 from pubsub.storage.database import writer_engine
-from pubsub.storage.directory import DATABASE, DirectoryLock, check_file
+from pubsub.storage.directory import DATABASE, DirectoryLock, cannot_use, check_file
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.reader import Reader
+from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
 from pubsub.storage.schema import BY_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import Topic
@@ -71,6 +72,8 @@ class Store:
         self.by_id: dict[int, Topic] = {}
         self.cursors = CursorTable(self.change)
         """Where durable subscriptions have got to, of topics here and elsewhere."""
+        self.scheduled: dict[int, tuple[int, int]] = {}
+        """Topic id -> how many messages were held for later when the file was opened, and when the first is due."""
         self.fault: str | None = None
         """Why the file cannot be written to at the moment, or None."""
         self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
@@ -139,19 +142,13 @@ class Store:
                 engine.dispose()
         except DBAPIError as error:
             self._lock.release()
-            raise self._cannot_open(error) from error
+            raise cannot_use(self.path, error) from error
         except (msgspec.MsgspecError, TypeError) as error:
             self._lock.release()
             raise DamagedFileError(f"{self.path} is damaged: {error}. It was left as it is") from error
         except BaseException:
             self._lock.release()
             raise
-
-    def _cannot_open(self, error: DBAPIError) -> PubsubError:
-        reason = str(error.orig)
-        if "malformed" in reason or "not a database" in reason:
-            return DamagedFileError(f"{self.path} is damaged: {reason}. It was left as it is")
-        return DataDirectoryError(f"cannot use {self.path}: {reason}")
 
     def _identify(self, connection: Connection) -> None:
         row = connection.exec_driver_sql("SELECT id, name, starts FROM node").one_or_none()
@@ -173,13 +170,17 @@ class Store:
     def _load(self, connection: Connection) -> None:
         for row in connection.exec_driver_sql(
             "SELECT id, name, role, owner, epoch, first_offset, next_offset, committed, policy, created_at, "
-            "set_aside FROM topics"
+            "set_aside, messages, bytes AS size_bytes, compacted_to FROM topics"
         ):
             values = dict(row._mapping)
             values["policy"] = msgspec.json.decode(values["policy"])
             values["created_us"] = values.pop("created_at")
             self._hold(Topic(**values))
         self.cursors.load(connection)
+        for topic_id, count, first_us in connection.exec_driver_sql(
+            "SELECT topic_id, count(*), min(due_at) FROM scheduled GROUP BY topic_id"
+        ):
+            self.scheduled[topic_id] = (count, first_us)
 
     def _hold(self, topic: Topic) -> None:
         self.by_id[topic.id] = topic
@@ -214,13 +215,15 @@ class Store:
                 await done.wait()
 
     def _committed(self, outcome: Committed) -> None:
-        if outcome.fault is not None or outcome.appended or outcome.changes:
+        if outcome.fault is not None or outcome.appended or outcome.changes or outcome.steps:
             self._set_fault(outcome.fault)  # otherwise nothing was written that could show either
         try:
             for appended in outcome.appended:
                 topic = self.by_id.get(appended.topic_id)
                 if topic is not None:
                     topic.next_offset = topic.committed = appended.first_offset + len(appended.payloads)
+                    topic.messages += len(appended.payloads)
+                    topic.size_bytes += appended.size_bytes
                     self.on_append(topic, appended)
         finally:  # a fault in delivery must not keep what is stored from being acknowledged
             self._answer(outcome)
@@ -231,6 +234,8 @@ class Store:
             append.done(first_offset, duplicate, error)
         for change, error in outcome.changes:
             change.done(error)
+        for step, result, error in outcome.steps:
+            step.done(result, error)
         if self._waiting_for_room and not self.full:
             waiting, self._waiting_for_room = self._waiting_for_room, []
             for callback in waiting:
@@ -297,6 +302,22 @@ class Store:
         bounds = (start, min(stop, topic.committed), limit, self.settings.read_bytes)
         return await self._reader.run(search, topic.id, *bounds, key, headers)
 
+    async def due(
+        self, topic_ids: Sequence[int], now_us: int, limit: int, max_bytes: int
+    ) -> list[DueMessages]:
+        """Messages held for these topics that are due; see `storage.scheduled`."""
+        return await self._reader.run(due, topic_ids, now_us, limit, max_bytes)
+
+    async def held(
+        self, topic: Topic, after: tuple[int, int], limit: int, max_bytes: int
+    ) -> list[HeldMessage]:
+        """Messages held for a topic in order of (time, schedule id), those behind `after`, within bounds."""
+        return await self._reader.run(held, topic.id, after, limit, max_bytes)
+
+    async def held_ids(self, topic: Topic, schedule_ids: Sequence[int]) -> list[int]:
+        """Those of these schedule ids under which messages are held for a topic."""
+        return await self._reader.run(held_ids, topic.id, schedule_ids)
+
     # Topics
 
     def topic(self, name: str, topic_id: int = 0) -> Topic:
@@ -339,7 +360,7 @@ class Store:
 
         def insert(connection: Connection) -> None:
             connection.exec_driver_sql(
-                "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL)",
+                "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0)",
                 (topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
             )
 

@@ -24,3 +24,9 @@ class Topic(msgspec.Struct, kw_only=True):
     policy: dict[str, Any]
     created_us: int
     set_aside: str | None = None
+    messages: int = 0
+    """How many there are: fewer than the offsets span, where compaction has taken some away."""
+    size_bytes: int = 0
+    """What their payloads, keys and headers (as UTF-8) take."""
+    compacted_to: int = 0
+    """Below it the compactor knows the latest message of each key; -1: compaction is off, what it knew is deleted."""

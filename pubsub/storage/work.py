@@ -54,6 +54,20 @@ class Change(msgspec.Struct, eq=False):
     done: Callable[[PubsubError | None], None]
 
 
+class Step(msgspec.Struct, eq=False):
+    """A small change that shares the next commit with whatever else waits; it follows the appends of its group.
+
+    It may take messages away, but leaves the ends of topics as they are. When it fails, nothing of it is done, and
+    what shares the commit is stored all the same, unless the file cannot be written to.
+    """
+
+    change: Callable[[sqlite3.Cursor], Any]
+    """Called in the writing thread; what it returns is handed to `done`."""
+    done: Callable[[Any, PubsubError | None], None]
+    size_bytes: int
+    """What it adds to the write-ahead log, about."""
+
+
 class Job(msgspec.Struct, eq=False):
     """Any other change: `change` runs in a transaction of its own; `done` gets what it returned, or the error."""
 
@@ -70,6 +84,7 @@ class Appended(msgspec.Struct, frozen=True):
     keys: list[str | None] | None
     headers: list[str | None] | None
     payloads: list[bytes | None]
+    size_bytes: int
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -78,6 +93,7 @@ class Committed(msgspec.Struct, frozen=True):
     appended: list[Appended]
     answers: list[tuple[Append, int, bool, PubsubError | None]]
     changes: list[tuple[Change, PubsubError | None]]
+    steps: list[tuple[Step, Any, PubsubError | None]]
     fault: str | None
     """Why the group could not be written, or None."""
 

@@ -25,7 +25,7 @@ from pubsub.errors import InternalError, PubsubError, ReadOnlyError
 from pubsub.storage.appending import Appender
 from pubsub.storage.database import BUSY_TIMEOUT_SECONDS, CACHE_KIB
 from pubsub.storage.schema import PAGE_BYTES
-from pubsub.storage.work import Append, Change, Committed, Job, run_statements
+from pubsub.storage.work import Append, Change, Committed, Job, Step, run_statements
 
 log = logging.getLogger("pubsub.storage")
 
@@ -50,7 +50,9 @@ class _Stop:
     """Ends the thread, after all that was submitted before."""
 
 
-Work = Append | Change | Job | _Stop
+Shared = Append | Change | Step
+"""What shares a transaction."""
+Work = Shared | Job | _Stop
 
 
 class Writer:
@@ -80,7 +82,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="pubsub-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Append | Change | Job) -> None:
+    def submit(self, work: Shared | Job) -> None:
         """Have `work` done after all that was submitted before."""
         self._queue.put(work)
 
@@ -96,6 +98,9 @@ class Writer:
             with self._engine.connect() as connection:
                 self._connection = connection
                 self._cursor = cast(sqlite3.Cursor, connection.connection.cursor())
+                # A log that readers made larger than it ever is gets back to that size when it is started over.
+                most_bytes = LOG_CHECKPOINTS * self._settings.checkpoint_bytes
+                self._cursor.execute(f"PRAGMA journal_size_limit = {most_bytes}").fetchall()
                 try:
                     self._work()
                 finally:
@@ -160,7 +165,7 @@ class Writer:
         except queue.Empty:
             return None
 
-    def _group(self, first: Append | Change) -> tuple[list[Append | Change], int]:
+    def _group(self, first: Shared) -> tuple[list[Shared], int]:
         """Everything that waits, up to the size of a group or to the next job; and its size."""
         group, size = [first], _size_bytes(first)
         while size < self._settings.group_bytes:
@@ -168,7 +173,7 @@ class Writer:
                 work = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if not isinstance(work, Append | Change):
+            if not isinstance(work, Shared):
                 self._held = work
                 break
             group.append(work)
@@ -189,7 +194,7 @@ class Writer:
             failure = self._undo(error)
         self._call(job.done, result, failure)
 
-    def _commit(self, group: list[Append | Change], size_bytes: int) -> None:
+    def _commit(self, group: list[Shared], size_bytes: int) -> None:
         assert self._cursor is not None
         try:
             outcome = self._write(self._cursor, group)
@@ -231,10 +236,10 @@ class Writer:
         except RuntimeError:  # the loop was closed under us: nobody is left to tell
             log.warning("the event loop ended before %s was told of a commit", callback)
 
-    def _write(self, cursor: sqlite3.Cursor, group: list[Append | Change]) -> Committed:
+    def _write(self, cursor: sqlite3.Cursor, group: list[Shared]) -> Committed:
         """Store a group in one transaction. Nothing in memory is changed for good before the commit."""
         cursor.execute("BEGIN IMMEDIATE")
-        outcome = Committed([], [], [], None)
+        outcome = Committed([], [], [], [], None)
         appends = [work for work in group if isinstance(work, Append)]
         if len(appends) < len(group):
             for work in group:
@@ -242,6 +247,10 @@ class Writer:
                     run_statements(cursor, work.statements)
                     outcome.changes.append((work, None))
         self._appender.write(cursor, appends, outcome)
+        if len(appends) + len(outcome.changes) < len(group):
+            for work in group:
+                if isinstance(work, Step):
+                    outcome.steps.append(_take(cursor, work))
         cursor.execute("COMMIT")
         self._appender.trim()
         return outcome
@@ -260,6 +269,30 @@ class Writer:
             self._unchecked_bytes = 0
 
 
+def _take(cursor: sqlite3.Cursor, step: Step) -> tuple[Step, Any, PubsubError | None]:
+    """Do one step, or nothing of it.
+
+    Raises:
+        sqlite3.Error: the file cannot be written to, so nothing of the whole transaction can be stored.
+    """
+    result: Any = None
+    failure: PubsubError | None = None
+    cursor.execute("SAVEPOINT step")
+    try:
+        result = step.change(cursor)
+    except Exception as error:
+        if isinstance(error, sqlite3.Error) and not isinstance(error, _OUR_FAULT):
+            raise
+        cursor.execute("ROLLBACK TO step")
+        if isinstance(error, PubsubError):
+            failure = error
+        else:
+            log.error("a part of a transaction failed", exc_info=error)
+            failure = InternalError("a part of a transaction failed inside the peer; see its log")
+    cursor.execute("RELEASE step")
+    return step, result, failure
+
+
 def _start_log_over(connection: Connection) -> None:
     """Wait for the reads under way, so that the next commit writes at the beginning of the write-ahead log again.
 
@@ -273,19 +306,23 @@ def _start_log_over(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}").close()
 
 
-def _failed(group: list[Append | Change], error: PubsubError) -> Committed:
+def _failed(group: list[Shared], error: PubsubError) -> Committed:
     """What a group's commit did that failed: nothing."""
-    outcome = Committed([], [], [], error.message if isinstance(error, ReadOnlyError) else None)
+    outcome = Committed([], [], [], [], error.message if isinstance(error, ReadOnlyError) else None)
     for work in group:
         if isinstance(work, Append):
             outcome.answers.append((work, 0, False, error))
+        elif isinstance(work, Step):
+            outcome.steps.append((work, None, error))
         else:
             outcome.changes.append((work, error))
     return outcome
 
 
-def _size_bytes(work: Append | Change) -> int:
+def _size_bytes(work: Shared) -> int:
     """What a piece of work adds to the write-ahead log, about."""
     if isinstance(work, Append):
         return work.size_bytes + ROW_BYTES * len(work.payloads)
+    if isinstance(work, Step):
+        return work.size_bytes
     return sum(ROW_BYTES * 2 * len(rows) for _, rows in work.statements)
