@@ -110,8 +110,6 @@ class GroupSubscription(Stream):
         self.group = group
         self.options: dict[str, Any] = {}
         """The group's options once connected; those of who made it, whatever was asked for here."""
-        self.late = 0
-        """How many settles came late, awaited or not."""
         self._start, self._at_us = start_fields(start)
         self._max_in_flight = max_in_flight
         self._asked = dict(asked)
@@ -172,8 +170,6 @@ class GroupSubscription(Stream):
     # Receiving
 
     def _take(self, batch: m.Batch) -> None:
-        if self._stopped:
-            return  # given back when this member leaves
         attempts = batch.attempts or [1] * len(batch.payloads)
         self._waiting.extend(map(GroupMessage, *columns_of(self.topic, batch), attempts, repeat(self)))
 
@@ -181,7 +177,7 @@ class GroupSubscription(Stream):
         return self
 
     async def __anext__(self) -> GroupMessage:
-        if not self._waiting:
+        if self._stopped or not self._waiting:
             await self._wait()
         message = self._waiting.popleft()
         self._held[message.offset, message.attempt] = weakref.ref(message)
@@ -193,7 +189,7 @@ class GroupSubscription(Stream):
         Raises:
             StopAsyncIteration: the subscription has been stopped or closed.
         """
-        if not self._waiting:
+        if self._stopped or not self._waiting:
             await self._wait()
         messages = list(self._waiting)
         self._waiting.clear()
@@ -201,13 +197,14 @@ class GroupSubscription(Stream):
         return messages
 
     async def _wait(self) -> None:
-        while not self._waiting:
-            if self._stopped:
-                raise StopAsyncIteration
+        while not self._stopped:
+            if self._waiting:
+                return
             if self._error is not None:
                 raise self._error
             self._more.clear()
             await self._more.wait()
+        raise StopAsyncIteration
 
     async def run(self, handler: Handler, *, concurrency: int = 1) -> None:
         """Call `handler` with each message, until `stop` or `close`.
@@ -250,6 +247,11 @@ class GroupSubscription(Stream):
 
     # Settling
 
+    @property
+    def late(self) -> int:
+        """How many messages were settled too late, awaited or not."""
+        return self._settling.late
+
     def _settle(self, message: GroupMessage, how: str, delay_us: int = OWN_BACKOFF) -> asyncio.Future[None]:
         if how != "extend":
             msgspec.structs.force_setattr(message, "_settled", True)
@@ -258,7 +260,6 @@ class GroupSubscription(Stream):
 
     def _on_late(self, offset: int, attempt: int) -> None:
         """The owner says that this delivery is over: if the application has not seen it yet, it never does."""
-        self.late += 1
         self._held.pop((offset, attempt), None)
         for message in self._waiting:
             if message.offset == offset and message.attempt == attempt:
@@ -278,8 +279,8 @@ class GroupSubscription(Stream):
             self._waiting.clear()
         self._extended_at = now
         self._held = {delivery: held for delivery, held in self._held.items() if held() is not None}
-        waiting = [] if self._stopped else [(message.offset, message.attempt) for message in self._waiting]
-        self._settling.extend([*self._held, *waiting])
+        waiting = [(message.offset, message.attempt) for message in self._waiting]
+        self._settling.tell("extend", [*self._held, *waiting])
         self._watch_leases()
 
     # Closing
@@ -287,16 +288,18 @@ class GroupSubscription(Stream):
     def stop(self) -> None:
         """Hand out no more messages: iterating and `run` end, handlers under way go on and may settle theirs.
 
-        Leave the `async with` afterwards; that gives back what was not handed out. Idempotent.
+        Leave the `async with` when the last message is settled: what was not handed out goes to others then, and
+        its attempt does not count. Idempotent.
         """
         self._stopped = True
-        self._waiting.clear()
         self._more.set()
 
     async def close(self) -> None:
         """Wait for what has been settled, then leave: what is not goes to others at once. Idempotent."""
         self.stop()
         if not self._closed:
+            self._settling.tell("release", [(message.offset, message.attempt) for message in self._waiting])
+            self._waiting.clear()
             await self._settling.drain(CLOSE_SECONDS)
         await super().close()
         self._settling.close()

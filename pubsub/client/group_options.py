@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pubsub.core.group_options import (
+    LEASE_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_BACKOFF_SECONDS,
+    MOST_DELAY_SECONDS,
+    MOST_IN_FLIGHT,
+)
 from pubsub.errors import InvalidRequestError
 
 IN_FLIGHT = 100
-MOST_IN_FLIGHT = 10_000
-LEASE_SECONDS = (0.1, 86_400.0)
-"""From a tenth of a second to a day."""
-MOST_ATTEMPTS = 1_000_000
-MOST_BACKOFF_SECONDS = 86_400.0
-MOST_DELAY_SECONDS = 365 * 86_400.0
+"""What a member may have unsettled, unless it says otherwise."""
 
 
 def checked_count(name: str, value: object, most: int) -> int:

@@ -11,7 +11,7 @@ out again since. Either way it says late, and so does the error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pubsub.config import ClientSettings
 from pubsub.errors import (
@@ -50,7 +50,7 @@ class Settle:
         self.attempt = attempt
         self.delay_us = delay_us
         self.answer = answer
-        """None: nobody asked for it; `on_late` is told if it fails."""
+        """None: nobody waits for it."""
         self.deadline = deadline
         self.sent_before = False
         """On a connection that broke before the answer came."""
@@ -73,6 +73,8 @@ class Settling:
         self._timeout_seconds = settings.timeout_seconds
         self._backoff = Backoff(settings.backoff_first_seconds, settings.backoff_most_seconds)
         self._on_late = on_late
+        self.late = 0
+        """How many that somebody asked for came late."""
         self._loop = asyncio.get_running_loop()
         self._queue: list[Settle] = []
         self._under_way: list[list[Settle]] = []
@@ -95,13 +97,15 @@ class Settling:
             self._enqueue(settle)
         return answer
 
-    def extend(self, deliveries: list[tuple[int, int]]) -> None:
-        """Ask for new leases, for those that are (offset, attempt)."""
+    def tell(self, how: str, deliveries: Iterable[tuple[int, int]]) -> None:
+        """The same for many, each an (offset, attempt); nobody waits, and without a connection it is dropped."""
         deadline = self._loop.time() + self._timeout_seconds
         for offset, attempt in deliveries:
-            self._enqueue(Settle("extend", offset, attempt, OWN_BACKOFF, None, deadline))
+            self._enqueue(Settle(how, offset, attempt, OWN_BACKOFF, None, deadline))
 
     def _enqueue(self, settle: Settle) -> None:
+        if settle.answer is None and self._link is None:
+            return
         self._queue.append(settle)
         self._idle.clear()
         self._flush_soon()
@@ -116,7 +120,7 @@ class Settling:
         self._flush_soon()
 
     def detach(self) -> None:
-        """No settle may be sent until the next `attach`. Leases that nobody asked to extend are forgotten."""
+        """No settle may be sent until the next `attach`."""
         self._link = None
         self._queue = [settle for settle in self._queue if settle.answer is not None]
         self._note_idle()
@@ -189,6 +193,7 @@ class Settling:
             if settle.offset not in these:
                 settle.succeed()
             else:
+                self.late += settle.answer is not None
                 self._on_late(settle.offset, settle.attempt)
                 settle.fail(self._late(settle))
 

@@ -241,8 +241,9 @@ async def test_what_turns_out_to_be_somebody_elses_is_not_handed_out(
     owner.late = {(1, 1)}
     async with client.subscribe("t", group="g") as messages:
         owner.give((1, 1), (2, 1))
-        await wait_until(lambda: messages.late)
+        await wait_until(lambda: owner.settled("extend")[-1:] == [[2]])
         assert (await anext(messages)).offset == 2
+    assert messages.late == 0  # nobody has settled it
 
 
 # Broken connections
@@ -398,7 +399,7 @@ async def test_closing_waits_for_what_is_settled_and_then_gives_the_rest_back(
         owner.answering.set()
         await closing
         await ack
-        await wait_until(lambda: owner.frames == ["ack", "leave"])
+        await wait_until(lambda: owner.frames == ["ack", "release", "leave"])
         with pytest.raises(StopAsyncIteration):
             await anext(messages)
         with pytest.raises(pubsub.ClosedError):
@@ -421,8 +422,9 @@ async def test_a_stopped_member_lets_its_handler_finish_and_acknowledge(
         messages.stop()
         may_end.set()
         await running
-    await wait_until(lambda: owner.frames == ["ack", "leave"])
+    await wait_until(lambda: owner.frames == ["ack", "release", "leave"])
     assert owner.settled("ack") == [[1]]
+    assert owner.settled("release") == [[2]]
 
 
 async def test_closing_the_client_leaves_the_group(owner: FakeOwner) -> None:
