@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sqlite3
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from pubsub.errors import DamagedFileError, DataDirectoryError, NewerSchemaError
+from pubsub.errors import DamagedFileError, DataDirectoryError, NewerSchemaError, StorageError
 from pubsub.storage.database import reader_engine
 from pubsub.storage.migrate import known_revisions, stored_revision
 from pubsub.storage.schema import HEAD_REVISION
@@ -102,7 +103,7 @@ def check_file(path: Path, quick_check_bytes: int) -> None:
     Raises:
         DamagedFileError: it is damaged, or not an SQLite database.
         NewerSchemaError: a newer version of pubsub wrote it.
-        DataDirectoryError: it cannot be read.
+        DataDirectoryError: it cannot be read, or cannot be used now: a full disk, say.
     """
     try:
         size = path.stat().st_size if path.exists() else 0
@@ -139,9 +140,30 @@ def check_file(path: Path, quick_check_bytes: int) -> None:
                 if end is not None and end > next_offset:
                     raise _damaged(path, f"topic {name} has messages beyond its next offset {next_offset}")
     except DBAPIError as error:
-        raise _damaged(path, str(error.orig)) from error
+        raise cannot_use(path, error) from error
     finally:
         engine.dispose()
+
+
+_NOT_THE_FILES_FAULT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+
+
+def cannot_use(path: Path, error: DBAPIError) -> StorageError:
+    """What an error of SQLite says of a file that is being opened: damaged, or sound for all we know."""
+    code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in _NOT_THE_FILES_FAULT and code != sqlite3.SQLITE_IOERR_SHORT_READ:
+        return DataDirectoryError(
+            f"{path} cannot be used: {error.orig}; see whether the disk is full or failing. It was left as it is"
+        )
+    return _damaged(path, str(error.orig))
 
 
 def _damaged(path: Path, why: str) -> DamagedFileError:
