@@ -27,6 +27,18 @@ def complete_peer(context: typer.Context, incomplete: str) -> list[str]:
     return _complete(context, incomplete, _peers)
 
 
+def complete_group(context: typer.Context, incomplete: str) -> list[str]:
+    """Groups, of the topic that has been typed, whose name begins with what has been typed."""
+    topic = context.params.get("topic")
+    if not topic:
+        return []
+
+    async def groups(client: Client) -> list[str]:
+        return [group.group for group in await client.groups(topic)]
+
+    return _complete(context, incomplete, groups)
+
+
 async def _topics(client: Client) -> list[str]:
     return [topic.topic for topic in await client.topics()]
 

@@ -103,6 +103,15 @@ From = Annotated[
         help="earliest, latest, an offset, or a time with its zone such as 2026-01-31T09:30:00Z.",
     ),
 ]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        metavar="WHERE",
+        show_default=False,
+        help="earliest, latest, an offset, or a time with its zone such as 2026-01-31T09:30:00Z.",
+    ),
+]
 FormatOption = Annotated[
     Format | None,
     typer.Option(
@@ -116,8 +125,8 @@ Limit = Annotated[
 ]
 
 
-def parse_start(text: str) -> str | int | datetime:
-    """Read what --from may say.
+def parse_start(text: str, option: str = "--from") -> str | int | datetime:
+    """Read what --from, or another such option, may say.
 
     Raises:
         typer.BadParameter: it says something else, or a time without its zone.
@@ -131,13 +140,13 @@ def parse_start(text: str) -> str | int | datetime:
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is not earliest, latest, an offset from 0 on, or a time such as 2026-01-31T09:30:00Z",
-            param_hint="--from",
+            param_hint=option,
         ) from None
     if instant.tzinfo is None:
         raise typer.BadParameter(
             f"the time {text} has no zone; add one, such as {instant.isoformat()}Z for UTC "
             f"or {instant.astimezone().isoformat()} for here",
-            param_hint="--from",
+            param_hint=option,
         )
     return instant
 
