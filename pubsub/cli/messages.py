@@ -58,7 +58,8 @@ def message_record(message: Message) -> dict[str, Any]:
         record["payload"] = None if message.payload is None else message.payload.decode()
     except UnicodeDecodeError:
         record["payload_base64"] = b64encode(message.payload or b"").decode()
-    return record
+    attempt = getattr(message, "attempt", None)  # of a group's message
+    return record if attempt is None else record | {"attempt": attempt}
 
 
 def format_pretty(messages: Sequence[Message], colours: bool) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from pubsub.cli.messages import Formatter, choose_formatter
 from pubsub.cli.options import (
     STREAM_SECONDS,
     FormatOption,
-    From,
     Index,
     Json,
     Limit,
@@ -21,18 +22,47 @@ from pubsub.cli.options import (
     parse_start,
 )
 from pubsub.cli.output import on_terminal
-from pubsub.cli.run import run
+from pubsub.cli.run import note, run
 from pubsub.cli.stdout import StandardOutput
 from pubsub.config import DEFAULT_INDEX
+from pubsub.errors import LateAcknowledgementError
 
 if TYPE_CHECKING:
+    from pubsub.client.group import GroupSubscription
     from pubsub.client.subscription import Subscription
     from pubsub.model import Message
 
 
 def subscribe(
     topic: Topic,
-    where: From = "latest",
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WHERE",
+            show_default=False,
+            help="latest (the default), earliest (the default of a new group), an offset, or a time with its "
+            "zone such as 2026-01-31T09:30:00Z.",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="GROUP",
+            show_default=False,
+            help="Share the messages with the group's other members, and acknowledge each after it was printed.",
+        ),
+    ] = None,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            "--max-in-flight",
+            metavar="N",
+            show_default=False,
+            help="With --group: take at most N messages at once. [default: 100]",
+        ),
+    ] = None,
     limit: Limit = None,
     chosen: FormatOption = None,
     index: Index = DEFAULT_INDEX,
@@ -52,21 +82,31 @@ def subscribe(
       pubsub subscribe sensors.temp --from earliest --limit 10
       pubsub subscribe sensors.temp --from 2026-01-31T09:30:00+01:00 --json | jq .payload
       pubsub subscribe logs --from 1200 --format raw | grep ERROR
+      pubsub subscribe jobs --group workers --max-in-flight 10
     """
-    start, format_ = parse_start(where), choose_format(chosen, as_json)
+    start = parse_start(where) if where is not None else "latest" if group is None else "earliest"
+    format_ = choose_format(chosen, as_json)
+    if group is None and max_in_flight is not None:
+        raise typer.BadParameter("it is an option of --group", param_hint="--max-in-flight")
     from pubsub.client.client import Client
 
     async def main() -> None:
-        async with (
-            Client(index, timeout_seconds=timeout) as client,
-            client.subscribe(topic, start=start) as messages,
-        ):
-            await copy_while_read(messages, choose_formatter(format_, on_terminal()), limit)
+        async with Client(index, timeout_seconds=timeout) as client:
+            formatter = choose_formatter(format_, on_terminal())
+            if group is None:
+                async with client.subscribe(topic, start=start) as messages:
+                    await copy_while_read(messages, formatter, limit)
+            else:
+                share = client.subscribe(topic, group=group, start=start, max_in_flight=max_in_flight)
+                async with share:
+                    await copy_while_read(share, formatter, limit)
 
     run(main())
 
 
-async def copy_while_read(messages: Subscription, formatter: Formatter, limit: int | None) -> None:
+async def copy_while_read(
+    messages: Subscription | GroupSubscription, formatter: Formatter, limit: int | None
+) -> None:
     """Print messages until there are `limit`, or the reader of stdout has gone away."""
     output = StandardOutput()
     copying = asyncio.create_task(_copy(messages, formatter, limit, output), name="pubsub: print messages")
@@ -82,12 +122,36 @@ async def copy_while_read(messages: Subscription, formatter: Formatter, limit: i
 
 
 async def _copy(
-    messages: Subscription, formatter: Formatter, limit: int | None, output: StandardOutput
+    messages: Subscription | GroupSubscription,
+    formatter: Formatter,
+    limit: int | None,
+    output: StandardOutput,
 ) -> None:
+    from pubsub.client.group import GroupSubscription
+
     left = limit
     while left is None or left > 0:
-        batch: Sequence[Message] = await messages.next_batch()
-        if left is not None:
-            batch = batch[:left]
-            left -= len(batch)
-        await output.write(formatter(batch))
+        if isinstance(messages, GroupSubscription):
+            count = await _copy_shared(messages, formatter, left, output)
+        else:
+            batch: Sequence[Message] = (await messages.next_batch())[:left]
+            await output.write(formatter(batch))
+            count = len(batch)
+        left = None if left is None else left - count
+
+
+async def _copy_shared(
+    messages: GroupSubscription, formatter: Formatter, most: int | None, output: StandardOutput
+) -> int:
+    """Print some messages, then acknowledge them; returns how many."""
+    batch = await messages.next_batch(most)
+    await output.write(formatter(batch))
+    late = 0
+    for answer in await asyncio.gather(*(message.ack() for message in batch), return_exceptions=True):
+        if isinstance(answer, LateAcknowledgementError):
+            late += 1
+        elif answer is not None:
+            raise answer
+    if late:
+        note(f"{late} of these were acknowledged too late: they go to another member as well")
+    return len(batch)

@@ -183,16 +183,16 @@ class GroupSubscription(Stream):
         self._held[message.offset, message.attempt] = weakref.ref(message)
         return message
 
-    async def next_batch(self) -> list[GroupMessage]:
-        """The messages that have come, at least one.
+    async def next_batch(self, most: int | None = None) -> list[GroupMessage]:
+        """The messages that have come, at least one and at most `most`.
 
         Raises:
             StopAsyncIteration: the subscription has been stopped or closed.
         """
         if self._stopped or not self._waiting:
             await self._wait()
-        messages = list(self._waiting)
-        self._waiting.clear()
+        count = len(self._waiting) if most is None else min(most, len(self._waiting))
+        messages = [self._waiting.popleft() for _ in range(count)]
         self._held |= {(message.offset, message.attempt): weakref.ref(message) for message in messages}
         return messages
 
