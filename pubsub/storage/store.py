@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine
@@ -40,18 +41,20 @@ from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_i
 from pubsub.storage.schema import BY_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import Topic
-from pubsub.storage.work import Append, Appended, Change, Committed, Job, Statement
+from pubsub.storage.upkeep import Upkeep
+from pubsub.storage.work import Append, Appended, Change, Committed, Job, Statement, Step
 from pubsub.storage.writer import Writer
 
 log = logging.getLogger("pubsub.storage")
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 DROP_ROWS = 5000
 DROP_BYTES = 8 * MIB
 """Messages, and their size, deleted in one transaction when a topic is dropped: publishes wait no longer than that."""
 SHRINK_PAGES = 500
 """Pages given back to the file system in one transaction afterwards."""
-FORGET_SECONDS = 3600.0
-"""How often producers that have not published for `producer_days` are looked for."""
 
 _DROPPED = "deleted"
 
@@ -74,6 +77,7 @@ class Store:
         """Where durable subscriptions have got to, of topics here and elsewhere."""
         self.scheduled: dict[int, tuple[int, int]] = {}
         """Topic id -> how many messages were held for later when the file was opened, and when the first is due."""
+        self.upkeep = Upkeep(self)
         self.fault: str | None = None
         """Why the file cannot be written to at the moment, or None."""
         self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
@@ -85,7 +89,6 @@ class Store:
         self._reader: Reader
         self._waiting_for_room: list[Callable[[], None]] = []
         self._probe: asyncio.TimerHandle | None = None
-        self._forgetting: asyncio.TimerHandle | None = None
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -110,7 +113,6 @@ class Store:
         store._engine = engine
         store._writer = Writer(engine, store.path, store.settings, store._committed)
         store._reader = Reader(store.path, store.settings)
-        store._forget_producers()
         for topic in [t for t in store.by_id.values() if t.set_aside == _DROPPED]:
             store._purge(topic.id)
         return store
@@ -439,19 +441,6 @@ class Store:
 
         self._writer.submit(Job(shrink, shrunk))
 
-    def _forget_producers(self) -> None:
-        """Forget the producers that have not published for long, now and from time to time.
-
-        This looks at every producer; with millions of them an index on `updated_at` would be worth its writes.
-        """
-        self._forgetting = asyncio.get_running_loop().call_later(FORGET_SECONDS, self._forget_producers)
-        before_us = time.time_ns() // 1000 - self.settings.producer_days * 86_400 * 1_000_000
-
-        def forget(connection: Connection) -> None:
-            connection.exec_driver_sql("DELETE FROM producers WHERE updated_at < ?", (before_us,))
-
-        self._writer.submit(Job(forget, lambda _, error: None))
-
     def change(self, statements: Sequence[Statement], done: Callable[[PubsubError | None], None]) -> None:
         """Run statements within the next commit; `done` is called once they are on disk, or could not be run.
 
@@ -461,6 +450,59 @@ class Store:
             done(self._closed_error())
             return
         self._writer.submit(Change(statements, done))
+
+    async def step(
+        self,
+        change: Callable[[sqlite3.Cursor], T],
+        size_bytes: int,
+        committed: Callable[[T], None] = lambda _: None,
+    ) -> T:
+        """Make a small change within the next commit, that of others who wait; see `storage.work.Step`.
+
+        Args:
+            size_bytes: what it adds to the write-ahead log, about.
+            committed: called with what the change returned as soon as it is on disk, before anything that is
+                committed later is told.
+        """
+        if self._closed:
+            raise self._closed_error()
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def answer(result: Any, error: PubsubError | None) -> None:
+            if error is None:
+                committed(result)
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self._writer.submit(Step(change, answer, size_bytes))
+        return await done
+
+    async def look(self, function: Callable[[Connection, *Ts], T], *arguments: *Ts) -> T:
+        """What `function` reads of the file, in a reading thread."""
+        return await self._reader.run(function, *arguments)
+
+    async def set_policy(self, topic: Topic, policy: dict[str, Any]) -> None:
+        """Give a topic another policy.
+
+        Raises:
+            ReadOnlyError: the file cannot be written to.
+            TopicNotFoundError: the topic is served no more.
+        """
+        text = msgspec.json.encode(policy).decode()
+
+        def change(cursor: sqlite3.Cursor) -> None:
+            sql = "UPDATE topics SET policy = ? WHERE id = ? AND set_aside IS NULL"
+            if cursor.execute(sql, (text, topic.id)).rowcount != 1:
+                raise TopicNotFoundError(f"topic {topic.name} was deleted")
+
+        def committed(_: None) -> None:
+            topic.policy = policy
+
+        await self.step(change, len(text), committed)
 
     async def _change(self, change: Callable[[Connection], Any]) -> Any:
         if self._closed:
@@ -491,9 +533,8 @@ class Store:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        for timer in (self._probe, self._forgetting):
-            if timer is not None:
-                timer.cancel()
+        if self._probe is not None:
+            self._probe.cancel()
         await self._writer.stop()
         await asyncio.to_thread(self._reader.close)
         self._engine.dispose()

@@ -118,14 +118,15 @@ async def test_more_producers_than_are_kept_in_memory_are_all_recognised(
 async def test_a_producer_that_has_been_silent_for_long_is_forgotten_at_the_next_look(
     open_store: Any,
 ) -> None:
-    store = await open_store(producer_days=7)
+    store = await open_store()
     topic = await store.create(copy_of(1, "t"))
     for producer in (1, 2):
         await append(store, topic, [b"x"], producer=producer)
     await store.close()
     long_ago_us = time.time_ns() // 1000 - 8 * 86_400 * 1_000_000
     change(store.path, f"UPDATE producers SET updated_at = {long_ago_us} WHERE producer = 1")
-    store = await open_store(producer_days=7)
+    store = await open_store()
+    assert await store.upkeep.forget_producers((0, 0), long_ago_us + 1) is None
     assert await submit(store, store.topic("t"), [b"x"], producer=2) == (1, True)
     assert ask(store.path, "SELECT group_concat(producer) FROM producers") == "2"
     assert await submit(store, store.topic("t"), [b"x"], producer=1) == (2, False)
