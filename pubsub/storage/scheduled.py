@@ -1,0 +1,102 @@
+"""Reading the messages that are held for later: those that are due, a list of them, and whether some are there.
+
+Runs in a reading thread. Within a topic they stand in order of (due time, schedule id), as an index has them: what
+is due is found without a look at the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+
+class HeldMessage(NamedTuple):
+    """A row of `scheduled`."""
+
+    schedule_id: int
+    due_us: int
+    key: str | None
+    headers: str | None
+    payload: bytes | None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.payload or b"") + len(self.key or "") + len(self.headers or "")
+
+
+class DueMessages(NamedTuple):
+    """What is due of a topic, in order, as far as the bounds allowed."""
+
+    topic_id: int
+    messages: list[HeldMessage]
+    next_us: int | None
+    """When the first message that was left is due, or None where none is left."""
+
+
+_COLUMNS = "id, due_at, key, headers, payload"
+
+
+def due(
+    connection: Connection, topic_ids: Sequence[int], now_us: int, limit: int, max_bytes: int
+) -> list[DueMessages]:
+    """What is due at `now_us`, topic by topic: at most `limit` messages, and no more once there are `max_bytes`.
+
+    A topic that the bounds left no room for is not in the list.
+    """
+    found: list[DueMessages] = []
+    for topic_id in topic_ids:
+        if limit <= 0 or max_bytes <= 0:
+            break
+        rows = connection.exec_driver_sql(
+            f"SELECT {_COLUMNS} FROM scheduled WHERE topic_id = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
+            (topic_id, now_us, limit),
+        )
+        taken: list[HeldMessage] = []
+        for row in rows:
+            taken.append(HeldMessage(*row))
+            max_bytes -= taken[-1].size_bytes
+            if max_bytes <= 0:
+                break
+        rows.close()
+        limit -= len(taken)
+        found.append(DueMessages(topic_id, taken, _next_after(connection, topic_id, taken)))
+    return found
+
+
+def _next_after(connection: Connection, topic_id: int, taken: Sequence[HeldMessage]) -> int | None:
+    after = (taken[-1].due_us, taken[-1].schedule_id) if taken else (-1, 0)
+    found: Any = connection.exec_driver_sql(
+        "SELECT due_at FROM scheduled WHERE topic_id = ? AND (due_at, id) > (?, ?) ORDER BY due_at, id LIMIT 1",
+        (topic_id, *after),
+    ).scalar()
+    return None if found is None else int(found)
+
+
+def held(
+    connection: Connection, topic_id: int, after: tuple[int, int], limit: int, max_bytes: int
+) -> list[HeldMessage]:
+    """Messages behind `after`, a (due time, schedule id): at most `limit`, and no more once there are `max_bytes`."""
+    rows = connection.exec_driver_sql(
+        f"SELECT {_COLUMNS} FROM scheduled WHERE topic_id = ? AND (due_at, id) > (?, ?) ORDER BY due_at, id LIMIT ?",
+        (topic_id, *after, limit),
+    )
+    found: list[HeldMessage] = []
+    for row in rows:
+        found.append(HeldMessage(*row))
+        max_bytes -= found[-1].size_bytes
+        if max_bytes <= 0:
+            break
+    rows.close()
+    return found
+
+
+def held_ids(connection: Connection, topic_id: int, schedule_ids: Sequence[int]) -> list[int]:
+    """Those of the ids that are there, in the order given."""
+    query = "SELECT 1 FROM scheduled WHERE id = ? AND topic_id = ?"
+    return [
+        schedule_id
+        for schedule_id in schedule_ids
+        if connection.exec_driver_sql(query, (schedule_id, topic_id)).scalar() is not None
+    ]
