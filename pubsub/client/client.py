@@ -8,12 +8,15 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, overload
 
 import msgspec
 
+from pubsub.client.cursor import Cursor
 from pubsub.client.directory import Directory
+from pubsub.client.durable import DurableSubscription
 from pubsub.client.group import GroupSubscription
 from pubsub.client.group_options import check_without_group, checked_in_flight, group_options
 from pubsub.client.group_verbs import GroupVerbs
@@ -21,7 +24,8 @@ from pubsub.client.lane import Lane, Waiter
 from pubsub.client.outgoing import Outgoing, check_key, check_size, cut_batches, message_columns
 from pubsub.client.routes import Routes, topics_in
 from pubsub.client.stream import REQUEST_SECONDS, Stream
-from pubsub.client.subscription import Start, Subscription, messages_of, start_fields
+from pubsub.client.subscription import Start, Subscription, messages_of, start_fields, until_fields
+from pubsub.client.subscription_verbs import SubscriptionVerbs
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
 from pubsub.errors import (
     ClosedError,
@@ -36,6 +40,7 @@ from pubsub.model import (
     Offsets,
     PeerInfo,
     TopicInfo,
+    check_durable_name,
     check_group_name,
     check_pattern,
     check_peer_name,
@@ -53,11 +58,14 @@ log = logging.getLogger("pubsub.client")
 DRAIN_SECONDS = 5.0
 """How long closing waits for what has been published but not yet acknowledged."""
 
+MOST_QUERIED = 2**31
+"""Asked for in one request; replies are smaller by far."""
+
 CHANGES_HELD = 1000
 """Changes that a watcher may leave untaken; beyond it they are replaced by one "resync"."""
 
 
-class Client(GroupVerbs):
+class Client(GroupVerbs, SubscriptionVerbs):
     """Publishes to and reads from topics; hosts none itself.
 
     Use it as `async with pubsub.Client("127.0.0.1:7470") as client:`. It belongs to the event loop that it is
@@ -243,6 +251,10 @@ class Client(GroupVerbs):
         topic: str,
         *,
         start: Start | msgspec.UnsetType = msgspec.UNSET,
+        until: int | datetime | None = None,
+        durable: str | None = None,
+        auto_commit: bool = True,
+        on_lost: str = "error",
         reconnect_seconds: float | None = None,
         group: None = None,
     ) -> Subscription: ...
@@ -267,6 +279,10 @@ class Client(GroupVerbs):
         topic: str,
         *,
         start: Start | msgspec.UnsetType = msgspec.UNSET,
+        until: int | datetime | None = None,
+        durable: str | None = None,
+        auto_commit: bool = True,
+        on_lost: str = "error",
         reconnect_seconds: float | None = None,
         group: str | None = None,
         max_in_flight: int | None = None,
@@ -286,6 +302,15 @@ class Client(GroupVerbs):
         Args:
             start: "latest" (the default), "earliest" (the default of a new group; of one that is there already
                 it says nothing), an offset, or an aware datetime: the first message published then or later.
+            until: An offset, or an aware datetime: iteration ends quietly before it, also when there is nothing
+                beyond it yet.
+            durable: A name under which to go on where it stopped: then `start` matters the first time only. Where
+                it stopped is stored by the topic's owner, or by a `Peer` in its own file. Who subscribes later
+                under a name takes it over, and the one before gets SubscriptionTakenError.
+            auto_commit: Store a message as processed when the application asks for the next one (within 0.1 s, and
+                when closing). False: `await messages.commit()` alone does.
+            on_lost: What to do if retention has taken away what comes next: "error" raises
+                OffsetOutOfRangeError, "skip" goes on at the first kept message and counts in `messages.skipped`.
             reconnect_seconds: Give up when the owner cannot be reached for so long; None: never.
             group: The group's name.
             max_in_flight: How many messages this member may have at once, not yet settled: 1 to 10,000; default 100.
@@ -306,15 +331,17 @@ class Client(GroupVerbs):
         subscription: Subscription | GroupSubscription
         if group is None:
             check_without_group(max_in_flight, options)
-            subscription = Subscription(
+            subscription = self._subscription(
                 topic,
                 "latest" if start is msgspec.UNSET else start,
-                self._routes,
-                self._settings,
                 reconnect_seconds,
-                self._name,
+                until,
+                durable,
+                auto_commit,
+                on_lost,
             )
         else:
+            _check_with_group(until, durable, auto_commit, on_lost)
             subscription = GroupSubscription(
                 topic,
                 check_group_name(group),
@@ -329,8 +356,65 @@ class Client(GroupVerbs):
         self._subscriptions = {s for s in self._subscriptions if not s._closed} | {subscription}
         return subscription
 
-    async def query(self, topic: str, *, start: Start = "earliest", limit: int = 100) -> list[Message]:
-        """Read up to `limit` messages that are there now, from `start` on.
+    def _subscription(
+        self,
+        topic: str,
+        start: Start,
+        reconnect_seconds: float | None,
+        until: int | datetime | None,
+        durable: str | None,
+        auto_commit: bool,
+        on_lost: str,
+    ) -> Subscription:
+        if durable is None:
+            if auto_commit is not True:
+                raise InvalidRequestError("auto_commit belongs to a durable subscription: give it a name too")
+            return Subscription(
+                topic,
+                start,
+                self._routes,
+                self._settings,
+                reconnect_seconds,
+                self._name,
+                until=until,
+                on_lost=on_lost,
+            )
+        if not isinstance(auto_commit, bool):
+            raise InvalidRequestError(f"auto_commit is True or False, not {auto_commit!r}")
+        return DurableSubscription(
+            topic,
+            start,
+            self._routes,
+            self._settings,
+            reconnect_seconds,
+            self._name,
+            until=until,
+            on_lost=on_lost,
+            cursor=self._cursor(topic, check_durable_name(durable)),
+            auto_commit=auto_commit,
+        )
+
+    def _cursor(self, topic: str, name: str) -> Cursor:
+        """Where the cursor of a durable subscription is kept: with the topic's owner."""
+        return Cursor(topic, name)
+
+    async def query(
+        self,
+        topic: str,
+        *,
+        start: Start = "earliest",
+        limit: int = 100,
+        until: int | datetime | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Message]:
+        """Read up to `limit` messages that are there now, from `start` on, in one go.
+
+        Args:
+            until: An offset, or an aware datetime: only what lies before it.
+            key: Only messages with this key. The owner looks through its log for them, and for `headers`: what
+                is far away takes as many requests as the log is long.
+            headers: Only messages that have all of these headers, with these values.
 
         Raises:
             OffsetOutOfRangeError: the start lies before the first kept offset or beyond the next one.
@@ -342,31 +426,46 @@ class Client(GroupVerbs):
         if type(limit) is not int or limit < 1:
             raise InvalidRequestError(f"a limit is a number from 1 on, not {limit!r}")
         position, at_us = start_fields(start)
+        stop, stop_us = until_fields(until)
+        encode_headers(headers)
+        check_key(key)
+        wanted = m.Query(
+            id=0,
+            topic=topic,
+            start=position,
+            at_us=at_us,
+            limit=min(limit, MOST_QUERIED),
+            until=stop,
+            until_us=stop_us,
+            key=key,
+            headers=dict(headers) if headers else None,
+        )
         found: list[Message] = []
-        topic_id = 0
+        end: int | None = None
         while len(found) < limit:
-            reply = await self._query(topic, topic_id, position, at_us, limit - len(found))
-            if reply.batch is None:
+            reply = await self._query(wanted)
+            if reply.batch is not None:
+                found += messages_of(topic, reply.batch)
+            end = reply.next_offset if end is None else end  # what comes meanwhile is not there now
+            if reply.position >= end:
                 break
-            found += messages_of(topic, reply.batch)
-            topic_id, position = reply.topic_id, reply.position
-            if position >= reply.next_offset:
-                break
+            wanted = msgspec.structs.replace(
+                wanted,
+                topic_id=reply.topic_id,
+                start=reply.position,
+                limit=min(limit - len(found), MOST_QUERIED),
+            )
         return found
 
-    async def _query(self, topic: str, topic_id: int, start: int, at_us: int, limit: int) -> m.QueryResult:
+    async def _query(self, wanted: m.Query) -> m.QueryResult:
+        """One request of a query, of a bounded part of the log."""
         return await self._ask_owner(
-            topic,
-            lambda request, route: m.Query(
-                id=request,
-                topic=topic,
-                topic_id=topic_id or route.topic_id,
-                start=start,
-                at_us=at_us,
-                limit=limit,
+            wanted.topic,
+            lambda request, route: msgspec.structs.replace(
+                wanted, id=request, topic_id=wanted.topic_id or route.topic_id
             ),
             m.QueryResult,
-            same_topic=bool(topic_id),
+            same_topic=bool(wanted.topic_id),
         )
 
     # Topics and peers
@@ -480,6 +579,20 @@ class Client(GroupVerbs):
                 if not error.retriable and not isinstance(error, TimeoutExpiredError):
                     raise
             await asyncio.sleep(backoff.next_seconds())
+
+
+def _check_with_group(until: object, durable: object, auto_commit: object, on_lost: object) -> None:
+    """Raises InvalidRequestError if there is an option that members of groups do not have."""
+    for name, value, default in (
+        ("until", until, None),
+        ("durable", durable, None),
+        ("auto_commit", auto_commit, True),
+        ("on_lost", on_lost, "error"),
+    ):
+        if value != default:
+            raise InvalidRequestError(
+                f"{name} is for a subscription of one's own, not for a member of a group"
+            )
 
 
 def _take(waiting: deque[tuple[Waiter, int]], offsets: Offsets) -> None:

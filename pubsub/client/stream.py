@@ -171,8 +171,12 @@ class Stream:
             self._take(frame.batch)
             self._more.set()
             return
-        error = error_from_wire(frame.code, frame.message, frame.data)
         self._leave()
+        self._ended(frame)
+
+    def _ended(self, frame: m.Ended) -> None:
+        """The owner has ended the stream."""
+        error = error_from_wire(frame.code, frame.message, frame.data)
         self._routes.forget(self.topic)
         if error.retriable:
             self._reconnect()

@@ -8,6 +8,7 @@ application awaits something itself.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -17,12 +18,14 @@ from typing import Any
 from pubsub.client.routes import Route, Routes
 from pubsub.client.stream import Stream
 from pubsub.config import ClientSettings
-from pubsub.errors import InvalidRequestError, RemoteProtocolError
+from pubsub.errors import InvalidRequestError, OffsetOutOfRangeError, RemoteProtocolError
 from pubsub.model import NO_HEADERS, Message, us_from_datetime
 from pubsub.net.link import Link
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import batch_bytes, decode_headers, next_position
 from pubsub.protocol.codec import encode_frame
+
+log = logging.getLogger("pubsub.client")
 
 Start = str | int | datetime
 """`"latest"`, `"earliest"`, an offset, or an aware datetime."""
@@ -45,6 +48,21 @@ def start_fields(start: Start) -> tuple[int, int]:
     raise InvalidRequestError(
         f'a start is "latest", "earliest", an offset from 0 on, or an aware datetime, not {start!r}'
     )
+
+
+def until_fields(until: Start | None) -> tuple[int, int]:
+    """`until` and `until_us` as the protocol writes them.
+
+    Raises:
+        InvalidRequestError: it is none of what an end may be.
+    """
+    if until is None:
+        return -1, 0
+    if isinstance(until, datetime):
+        return -1, max(1, us_from_datetime(until))
+    if isinstance(until, int) and not isinstance(until, bool) and 0 <= until < 2**63:
+        return until, 0
+    raise InvalidRequestError(f"an end is an offset from 0 on, or an aware datetime, not {until!r}")
 
 
 def columns_of(topic: str, batch: m.Batch) -> tuple[Iterable[Any], ...]:
@@ -79,11 +97,22 @@ class Subscription(Stream):
         settings: ClientSettings,
         reconnect_seconds: float | None,
         name: str,
+        *,
+        until: Start | None = None,
+        on_lost: str = "error",
     ) -> None:
         super().__init__(topic, routes, settings, reconnect_seconds)
         self.position: int | None = None
         """Offset of the next message to be received; None until connected."""
+        self.skipped = 0
+        """Messages that retention took away before they could be read here, with `on_lost="skip"`."""
         self._start, self._at_us = start_fields(start)
+        self._until, self._until_us = until_fields(until)
+        if on_lost not in ("error", "skip"):
+            raise InvalidRequestError(f'on_lost is "error" or "skip", not {on_lost!r}')
+        self._skip_lost = on_lost == "skip"
+        self._finished = False
+        """Whether all up to `until` has been received."""
         self._name = name
         self._received: deque[m.Batch] = deque()
         self._held_messages = 0
@@ -109,14 +138,34 @@ class Subscription(Stream):
             window_messages=max(0, self._settings.window_messages - self._held_messages),
             window_bytes=max(0, self._settings.window_bytes - self._held_bytes),
             name=self._name,
+            until=self._until,
+            until_us=self._until_us,
+            skip_lost=self._skip_lost,
         )
 
     def _begin(self, link: Link, reply: m.Frame) -> int:
         if not isinstance(reply, m.Subscribed):
             raise RemoteProtocolError(f"unexpected reply to subscribe: {type(reply).__name__}")
-        if self.position is None:
-            self.position = reply.position
+        if reply.skipped:
+            self.skipped += reply.skipped
+            log.warning(
+                "retention took %d messages of topic %s away before they were read: going on at offset %d",
+                reply.skipped,
+                self.topic,
+                reply.position,
+            )
+        self.position = max(self.position or 0, reply.position)  # messages may have come before the reply
         return reply.topic_id
+
+    def _ended(self, frame: m.Ended) -> None:
+        overtaken = frame.code == OffsetOutOfRangeError.code and frame.data.get("first_offset", 0)
+        if not frame.code:
+            self._finished = True
+            self._more.set()
+        elif self._skip_lost and overtaken and overtaken > (self.position or 0):
+            self._reconnect()  # which says how many were lost
+        else:
+            super()._ended(frame)
 
     # Receiving
 
@@ -146,7 +195,7 @@ class Subscription(Stream):
     async def _next_messages(self) -> list[Message]:
         self._give_back()
         while not self._received:
-            if self._closed:
+            if self._closed or self._finished:
                 raise StopAsyncIteration
             if self._error is not None:
                 raise self._error
@@ -176,6 +225,16 @@ class Subscription(Stream):
         if enough and self._link is not None:
             self._link.send(encode_frame(m.Credit(self._number, *self._owed)))
             self._owed = [0, 0]
+
+    async def commit(self, through: Message | None = None) -> None:
+        """See `DurableSubscription.commit`.
+
+        Raises:
+            InvalidRequestError: this subscription is not durable, so there is nothing to commit.
+        """
+        raise InvalidRequestError(
+            f'this subscription to {self.topic} keeps no position: give it a name, as in durable="dash"'
+        )
 
     # Closing
 

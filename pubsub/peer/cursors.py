@@ -22,13 +22,14 @@ from pubsub.model import CursorInfo, check_durable_name, check_subscription_name
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.positions import find_position
 from pubsub.protocol import messages as m
-from pubsub.storage.cursors import Cursor
+from pubsub.storage.cursors import CURSORS_OF_A_TOPIC, Cursor
 from pubsub.storage.topic import Topic
 
 if TYPE_CHECKING:
     from pubsub.peer.node import Node
 
-CURSORS_IN_A_FRAME = 1000
+CURSORS_IN_A_FRAME = CURSORS_OF_A_TOPIC
+"""So that those of one topic are one frame."""
 
 Ending = Callable[[PubsubError], None]
 """Ends a subscription with an error."""
@@ -156,6 +157,23 @@ class Cursors:
         parts = [found[i : i + size] for i in range(0, len(found), size)] or [[]]
         return [m.CursorList(frame.id, part, number < len(parts)) for number, part in enumerate(parts, 1)]
 
+    async def own(self, topic: str, name: str) -> CursorInfo | None:
+        """The subscription `name` of this peer to a topic that lives elsewhere, from our file alone."""
+        cursors = self._of_others(topic, name)
+        return await self._info(cursors[-1]) if cursors else None
+
+    def has_own(self, topic: str, name: str) -> bool:
+        """Whether this peer has a subscription `name` to a topic that lives elsewhere."""
+        return bool(self._of_others(topic, name))
+
+    def _of_others(self, topic: str, name: str) -> list[Cursor]:
+        """Our cursors of this name for topics of this name that live elsewhere, or did; the latest comes last."""
+        held = self._node.store.topics.get(topic)
+        if held is not None and held.role == "owner":
+            return []
+        found = [c for c in self._node.store.cursors.all(topic) if c.name == name and self._is_live(c)]
+        return sorted(found, key=lambda cursor: cursor.generation)
+
     def _is_live(self, cursor: Cursor) -> bool:
         held = self._node.store.by_id.get(cursor.topic_id)
         return held is None or held.set_aside is None
@@ -198,10 +216,8 @@ class Cursors:
         if topic is not None and topic.role == "owner":
             cursor = self._node.store.cursors.find(topic.id, frame.name)
             cursors = [] if cursor is None else [cursor]
-        else:  # of a topic that lives elsewhere; also of one that lived there before under the same name
-            topic = None
-            cursors = [c for c in self._node.store.cursors.all(frame.topic) if c.name == frame.name]
-            cursors.sort(key=lambda cursor: cursor.generation)
+        else:
+            topic, cursors = None, self._of_others(frame.topic, frame.name)
         if not cursors:
             raise SubscriptionNotFoundError(
                 f"topic {frame.topic} has no durable subscription {frame.name} at peer {self._node.name}"

@@ -11,15 +11,17 @@ from typing import Any
 import msgspec
 
 from pubsub.client.client import Client
+from pubsub.client.cursor import Cursor
 from pubsub.client.directory import Directory
 from pubsub.client.outgoing import Outgoing, check_key, check_size, message_columns
 from pubsub.client.routes import Route, Routes
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, PeerSettings, StorageSettings
 from pubsub.errors import PubsubError
-from pubsub.model import Address, TopicInfo, check_peer_name, parse_address, parse_addresses
+from pubsub.model import Address, CursorInfo, TopicInfo, check_peer_name, parse_address, parse_addresses
 from pubsub.net.pool import LinkPool
 from pubsub.net.server import Server
 from pubsub.peer.node import Node
+from pubsub.peer.own_cursor import OwnCursor
 from pubsub.peer.registration import Registration
 from pubsub.protocol.batch import encode_headers
 from pubsub.protocol.handshake import hello
@@ -224,6 +226,33 @@ class Peer(Client):
     ) -> TopicInfo:
         """Create a topic, on this peer unless `on` names another. See `Client.create_topic`."""
         return await super().create_topic(topic, on=on or self.name, policy=policy)
+
+    def _cursor(self, topic: str, name: str) -> Cursor:
+        """In the file of this peer, whoever owns the topic; its own topics' are kept there by any means."""
+        return super()._cursor(topic, name) if self._own(topic) else OwnCursor(self._node, topic, name)
+
+    async def subscription(self, topic: str, name: str) -> CursorInfo:
+        """One durable subscription; of those of this peer its own file is asked, also while the owner is away."""
+        self._check_open()
+        full_name = self._full_name(topic, name)
+        if full_name.endswith(f"@{self.name}"):
+            own = await self._node.cursors.own(topic, full_name.partition("@")[0])
+            if own is not None:
+                return own
+        return await super().subscription(topic, name)
+
+    def _full_name(self, topic: str, name: str) -> str:
+        """A plain name means this peer's own subscription, if it has one, before one that the owner keeps."""
+        full_name = super()._full_name(topic, name)
+        if "@" not in full_name and self._node.cursors.has_own(topic, full_name):
+            return f"{full_name}@{self.name}"
+        return full_name
+
+    async def _peer_addresses(self, peers: set[str] | None = None) -> dict[str, Address]:
+        own = {self.name: self._own_address} if peers is None or self.name in peers else {}
+        if peers is not None and peers <= own.keys():
+            return own
+        return await super()._peer_addresses(peers) | own
 
     async def status(self) -> dict[str, Any]:
         """What this peer says of itself."""

@@ -206,7 +206,9 @@ class CursorTable:
             if held is not None:
                 held.position, held.generation, held.updated_us = position, generation, now_us
 
-        sql = "UPDATE cursors SET position = ?, generation = ?, updated_at = ? WHERE topic_id = ? AND name = ?"
+        sql = (
+            "UPDATE cursors SET position = ?, generation = ?, updated_at = ? WHERE topic_id = ? AND name = ?"
+        )
         await self._run([(sql, [(position, generation, now_us, cursor.topic_id, cursor.name)])], moved)
 
     async def delete(self, cursors: Sequence[Cursor]) -> None:
