@@ -25,6 +25,7 @@ from pubsub.cli.output import on_terminal
 from pubsub.cli.run import note, run
 from pubsub.cli.stdout import StandardOutput
 from pubsub.config import DEFAULT_INDEX
+from pubsub.core.group_options import MOST_IN_FLIGHT
 from pubsub.errors import LateAcknowledgementError
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def subscribe(
         typer.Option(
             "--max-in-flight",
             metavar="N",
+            min=1,
+            max=MOST_IN_FLIGHT,
             show_default=False,
-            help="With --group: take at most N messages at once. [default: 100]",
+            help="With --group: take at most N messages at once; 100 unless told otherwise.",
         ),
     ] = None,
     limit: Limit = None,
