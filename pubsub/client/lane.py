@@ -25,6 +25,7 @@ from pubsub.errors import (
     ClosedError,
     ConnectionLostError,
     InternalError,
+    LocalProtocolError,
     NotOwnerError,
     PubsubError,
     SequenceError,
@@ -210,32 +211,38 @@ class Lane:
             if batch is self._open:
                 self._open = None
             self._queued_bytes -= batch.size_bytes
-            self._send(link, batch)
+            try:
+                self._send(link, batch)
+            except LocalProtocolError as error:  # it can never be sent; the others can
+                batch.fail(error)
+        if not self._queue and not self._in_flight:
+            self._idle.set()
         if not self._room.is_set() and not self.full:
             self._room.set()
         self._watch_deadline()
 
     def _send(self, link: Link, batch: OutgoingBatch) -> None:
         assert self._route is not None
-        batch.producer, batch.sequence = self._producer, self._sequence
-        batch.rejection = None
-        self._sequence += len(batch.payloads)
-        self._in_flight.append(batch)
-        self._awaiting += 1
-        self._settled.clear()
         request = link.next_id()
         frame = m.Publish(
             request,
             self.topic,
             self._route.topic_id,
             self._producer,
-            batch.sequence,
+            self._sequence,
             batch.keys,
             batch.headers,
             batch.payloads,
         )
+        encoded = encode_frame(frame)  # first: a batch that cannot be encoded must not take a sequence number
+        batch.producer, batch.sequence = self._producer, self._sequence
+        batch.rejection = None
         batch.fate_unknown = True
-        link.call(request, encode_frame(frame), lambda reply: self._on_reply(batch, reply))
+        self._sequence += len(batch.payloads)
+        self._in_flight.append(batch)
+        self._awaiting += 1
+        self._settled.clear()
+        link.call(request, encoded, lambda reply: self._on_reply(batch, reply))
 
     def _on_reply(self, batch: OutgoingBatch, reply: m.Frame | PubsubError) -> None:
         self._awaiting -= 1

@@ -51,10 +51,16 @@ def check_key(key: str | None) -> str | None:
     """Return the key.
 
     Raises:
-        InvalidRequestError: it is not text.
+        InvalidRequestError: it is not text, or holds text that cannot be written as UTF-8.
     """
-    if key is not None and not isinstance(key, str):
+    if key is None:
+        return None
+    if not isinstance(key, str):
         raise InvalidRequestError(f"a key is str, not {type(key).__name__}")
+    try:
+        key.isascii() or key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"the key holds text that cannot be written as UTF-8: {error}") from error
     return key
 
 

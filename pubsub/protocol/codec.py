@@ -86,12 +86,12 @@ def encode_frame(frame: Frame) -> bytes:
     """Turn a struct into the bytes that go on the wire, length first.
 
     Raises:
-        LocalProtocolError: a value does not fit msgpack, such as an integer of over 64 bits.
+        LocalProtocolError: a value does not fit msgpack, such as an integer of over 64 bits or a lone surrogate.
     """
     try:
         buffer = bytearray(_LENGTH.size)
         _encoder.encode_into(frame, buffer, _LENGTH.size)
-    except (msgspec.EncodeError, OverflowError, TypeError) as error:
+    except (msgspec.EncodeError, OverflowError, TypeError, UnicodeEncodeError) as error:
         raise LocalProtocolError(f"cannot encode {type(frame).__name__}: {error}") from error
     _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
     return bytes(buffer)

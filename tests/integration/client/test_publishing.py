@@ -10,6 +10,7 @@ import pytest
 
 import pubsub
 from pubsub.config import ClientSettings
+from pubsub.errors import LocalProtocolError
 from tests.integration.client.conftest import NOBODY, make_topic
 from tests.proxy import FaultyProxy
 from tests.waiting import wait_until
@@ -196,18 +197,43 @@ async def test_what_is_no_payload_is_refused(peer: pubsub.Peer, payload: object)
     assert await stored(peer) == []
 
 
+async def test_a_key_that_is_no_text_for_utf8_is_refused_and_the_next_messages_go_on(
+    peer: pubsub.Peer,
+) -> None:
+    async with pubsub.Client(peer.address) as client:
+        for publisher in (client, peer):
+            with pytest.raises(pubsub.InvalidRequestError, match="UTF-8"):
+                await publisher.publish("a.b", b"x", key="\ud800")
+            with pytest.raises(pubsub.InvalidRequestError, match="UTF-8"):
+                await publisher.publish_many("a.b", [pubsub.NewMessage(b"x", key="\ud800")])
+        assert await client.publish("a.b", b"x", key="é") == 0
+
+
+async def test_a_batch_that_cannot_be_encoded_fails_alone(
+    peer: pubsub.Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pubsub.client.client.check_key", lambda key: key)
+    async with pubsub.Client(peer.address) as client:
+        for _ in range(2):
+            with pytest.raises(LocalProtocolError):
+                await client.publish("a.b", b"x", key="\ud800")
+        assert await client.publish("a.b", b"x") == 0
+
+
 async def test_an_unreachable_owner_is_a_timeout_that_says_what_is_known(peer: pubsub.Peer) -> None:
     settings = ClientSettings(timeout_seconds=0.6, connect_seconds=0.2)
-    async with FaultyProxy(*peer.address.split(":")) as proxy:
-        async with pubsub.Client(peer.address, settings=settings) as client:
-            through(proxy, peer)
-            assert await client.publish("a.b", b"0") == 0
-            proxy.swallow_answers = True
-            with pytest.raises(pubsub.TimeoutExpiredError, match="unknown"):
-                await client.publish("a.b", b"perhaps")
-            proxy.swallow_answers = False
-            # the lane goes on as another producer: what it sends now is stored once, whatever became of that
-            await client.publish("a.b", b"later")
+    async with (
+        FaultyProxy(*peer.address.split(":")) as proxy,
+        pubsub.Client(peer.address, settings=settings) as client,
+    ):
+        through(proxy, peer)
+        assert await client.publish("a.b", b"0") == 0
+        proxy.swallow_answers = True
+        with pytest.raises(pubsub.TimeoutExpiredError, match="unknown"):
+            await client.publish("a.b", b"perhaps")
+        proxy.swallow_answers = False
+        # the lane goes on as another producer: what it sends now is stored once, whatever became of that
+        await client.publish("a.b", b"later")
     payloads = await stored(peer)
     assert payloads[0] == b"0"
     assert payloads.count(b"perhaps") <= 1

@@ -98,7 +98,7 @@ def test_no_headers_are_written_as_nothing():
 
 
 @pytest.mark.parametrize(
-    "headers", [{"a": 1}, {1: "a"}, {"a": None}, {"a": b"x"}, {"\ud800": "a"}, {"a": "\ud800"}]
+    "headers", [{"a": 1}, {1: "a"}, {"a": None}, {"a": b"x"}, {"\ud800": "a"}, {"a": "\ud800"}, [("a", "b")]]
 )
 def test_headers_that_are_not_text_are_refused(headers: dict[str, str]):
     with pytest.raises(InvalidRequestError, match="header"):
