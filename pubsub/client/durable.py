@@ -40,6 +40,9 @@ AGAIN_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 """How long closing tries to commit what has been processed."""
 
+_NOT_OURS = (SubscriptionTakenError, SubscriptionNotFoundError)
+"""Errors after which what was received is not ours to process, and nothing can be committed."""
+
 
 class DurableSubscription(Subscription):
     """A durable subscription: see `Client.subscribe`.
@@ -115,7 +118,7 @@ class DurableSubscription(Subscription):
         return topic_id
 
     def _fail(self, error: PubsubError) -> None:
-        if isinstance(error, SubscriptionTakenError | SubscriptionNotFoundError):
+        if isinstance(error, _NOT_OURS):
             # What waits here is somebody else's to process.
             self._taken, self._current = [], iter(())
             self._received.clear()
@@ -186,6 +189,8 @@ class DurableSubscription(Subscription):
         """
         if self._closed:
             raise ClosedError("the subscription has been closed")
+        if isinstance(self._error, _NOT_OURS):
+            raise self._error
         position = self._handed_out()
         if through is not None:
             if through.topic != self.topic or through.offset >= position:
@@ -200,7 +205,7 @@ class DurableSubscription(Subscription):
         deadline = loop.time() + timeout_seconds
         backoff = Backoff(self._settings.backoff_first_seconds, self._settings.backoff_most_seconds)
         while (self.committed or 0) < position:
-            if isinstance(self._error, SubscriptionTakenError | SubscriptionNotFoundError):
+            if isinstance(self._error, _NOT_OURS):
                 raise self._error
             stored: asyncio.Future[None] = loop.create_future()
             self._store(position, stored)
