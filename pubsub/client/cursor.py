@@ -7,6 +7,7 @@ in the peer's file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 
@@ -21,6 +22,9 @@ Done = Callable[[PubsubError | None], None]
 
 class Cursor:
     """A cursor kept by the owner. Its generation names this taking of it; the owner refuses commits under another."""
+
+    kept_by_owner: ClassVar[bool] = True
+    """Whether the owner must be there to commit."""
 
     def __init__(self, topic: str, name: str) -> None:
         self.topic = topic

@@ -73,6 +73,8 @@ class DurableSubscription(Subscription):
         """Everything before this offset is stored as processed; None until connected."""
         self._answer: m.Subscribed
         """The owner's last answer."""
+        self._owner: Link | None = None
+        """The connection on which to commit; outlives the stream, so that the end of a stream can be committed."""
         self._cursor = cursor
         self._auto_commit = auto_commit
         self._taken: list[Message] = []
@@ -94,6 +96,7 @@ class DurableSubscription(Subscription):
             route = await self._routes.find(self.topic, left_seconds or REQUEST_SECONDS)
             self.position = await self._cursor.take(route)
         await super()._attempt(left_seconds)
+        self._owner = self._link
         try:
             await self._cursor.begin(self._link, self._answer)
         except BaseException:
@@ -208,9 +211,12 @@ class DurableSubscription(Subscription):
             if isinstance(self._error, _NOT_OURS):
                 raise self._error
             stored: asyncio.Future[None] = loop.create_future()
-            self._store(position, stored)
             try:
                 async with asyncio.timeout_at(deadline):
+                    if self._cursor.kept_by_owner and (self._owner is None or not self._owner.open):
+                        route = await self._routes.find(self.topic, timeout_seconds)
+                        self._owner = await self._routes.link(route)
+                    self._store(position, stored)
                     await stored
                 return
             except TimeoutError:
@@ -218,6 +224,7 @@ class DurableSubscription(Subscription):
                     f"the cursor of {self._cursor.name} could not be stored within {timeout_seconds:g} s"
                 ) from None
             except PubsubError as error:
+                self._routes.forget(self.topic)
                 pause = backoff.next_seconds()
                 if not error.retriable:
                     raise
@@ -239,7 +246,8 @@ class DurableSubscription(Subscription):
                 else:
                     stored.set_exception(error)
 
-        self._cursor.commit(self._link, self.topic_id, position, done)
+        link = self._owner if self._owner is not None and self._owner.open else None
+        self._cursor.commit(link, self.topic_id, position, done)
 
     def _commit_soon(self, seconds: float) -> None:
         """Look before long how far the application is."""

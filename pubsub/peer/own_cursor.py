@@ -26,6 +26,8 @@ log = logging.getLogger("pubsub.peer")
 class OwnCursor(Cursor):
     """A cursor in the file of this peer."""
 
+    kept_by_owner = False
+
     def __init__(self, node: Node, topic: str, name: str) -> None:
         super().__init__(topic, name)
         self._node = node
