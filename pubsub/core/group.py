@@ -155,7 +155,7 @@ class Group:
         self._lanes: dict[str, _Lane] = {}
         self._dying: dict[int, None] = {}
         self._dirty: set[int] = set()
-        self._cursor_stored = cursor
+        self.cursor_stored = cursor
         self._load(rows, members)
 
     def _load(self, rows: Iterable[Row], members: Collection[str]) -> None:
@@ -303,7 +303,8 @@ class Group:
             count = max(0, min(most, window.fitting(sizes[: max(0, most)])))
             for offset, size_bytes in zip(offsets[:count], sizes[:count], strict=True):
                 self.entries[offset] = Entry(IN_FLIGHT, 1, due_us, member, None, size_bytes)
-            self._given(member, offsets[:count], due_us)
+            self.members[member].offsets.update(offsets[:count])
+            self._given_lease(offsets[:count], due_us)
             window.spend(count, sum(sizes[:count]))
             self._counts[IN_FLIGHT] += count
             if count:
@@ -356,8 +357,7 @@ class Group:
         holder.offsets.add(offset)
         self._dirty.add(offset)
 
-    def _given(self, member: str, offsets: Sequence[int], due_us: int) -> None:
-        self.members[member].offsets.update(offsets)
+    def _given_lease(self, offsets: Collection[int], due_us: int) -> None:
         self._dirty.update(offsets)
         self._schedule(due_us, tuple(offsets))
 
@@ -411,8 +411,7 @@ class Group:
             else:
                 entry.due_us = due_us
                 extended.append(offset)
-        self._dirty.update(extended)
-        self._schedule(due_us, tuple(extended))
+        self._given_lease(extended, due_us)
         return late
 
     def release(self, member: str, offsets: Sequence[int], attempts: Sequence[int]) -> list[int]:
@@ -428,6 +427,14 @@ class Group:
         return late
 
     # Time
+
+    def renew(self, now_us: int) -> None:
+        """Every lease begins anew: its member could not ask for it."""
+        due_us = now_us + self._lease_us
+        for member in self.members.values():
+            for offset in member.offsets:
+                self.entries[offset].due_us = due_us
+            self._given_lease(member.offsets, due_us)
 
     @property
     def next_due_us(self) -> int | None:
@@ -595,8 +602,10 @@ class Group:
         return Counts(*(self._counts[state] for state in (READY, IN_FLIGHT, DELAYED, DYING)))
 
     def floor(self) -> int:
-        """Everything before it is done."""
-        return min(min(self.entries, default=self.cursor), self.cursor)
+        """Everything before it is done, and `changes` has told so."""
+        return min(
+            min(self.entries, default=self.cursor), min(self._dirty, default=self.cursor), self.cursor_stored
+        )
 
     def next_ready(self, most: int) -> list[int]:
         """The first ready entries; nothing is changed."""
@@ -605,11 +614,11 @@ class Group:
 
     def changes(self) -> Changes | None:
         """What is to be stored since the last call, or None."""
-        if not self._dirty and self.cursor == self._cursor_stored:
+        if not self._dirty and self.cursor == self.cursor_stored:
             return None
         offsets = sorted(self._dirty)
         self._dirty.clear()
-        self._cursor_stored = self.cursor
+        self.cursor_stored = self.cursor
         return Changes(self.cursor, *self._runs(offsets))
 
     def _runs(self, offsets: list[int]) -> tuple[list[Run], list[tuple[int, int]]]:

@@ -35,6 +35,11 @@ class Registration:
         self._link: Link | None = None
         self._published = 0
         self._measured_at = 0.0
+        self._wake = asyncio.Event()
+        """Set when there is something to do before the next heartbeat is due."""
+        self._changed = False
+        """Whether something is to be announced."""
+        node.announce_soon = self._announce_soon
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done after the first attempt: with PeerNameTakenError if the name belongs to another."""
 
@@ -95,8 +100,14 @@ class Registration:
             log.warning("%s", reply.warning)
         node.warning = reply.warning
 
+    def _announce_soon(self) -> None:
+        """What this peer holds has changed without the index."""
+        self._changed = True
+        self._wake.set()
+
     async def _announce(self, link: Link) -> None:
         node = self._node
+        self._changed = False
         copies = [node.state(topic) for topic in node.store.topics.values()]
         parts = [copies[i : i + COPIES_IN_A_FRAME] for i in range(0, len(copies), COPIES_IN_A_FRAME)] or [[]]
         for number, part in enumerate(parts, 1):
@@ -130,12 +141,14 @@ class Registration:
     async def _beat(self, link: Link) -> None:
         """Send heartbeats until the index is lost or has lost us."""
         node = self._node
-        lost = asyncio.Event()
-        link.when_lost(lost.set)
+        link.when_lost(self._wake.set)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._ttl_seconds / 3):
-                    await lost.wait()
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._changed:
+                await self._announce(link)
             reply = await link.request(
                 m.Heartbeat(
                     id=link.next_id(),

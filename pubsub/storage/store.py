@@ -35,6 +35,7 @@ from pubsub.protocol.messages import Batch, CopyState
 from pubsub.storage.cursors import CursorTable
 from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import DATABASE, DirectoryLock, cannot_use, check_file
+from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.reader import Reader
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
@@ -72,6 +73,8 @@ class Store:
         self.starts = 0
         self.topics: dict[str, Topic] = {}
         """The copies that are served, by topic name."""
+        self.groups: list[StoredGroup] = []
+        """The groups of their topics, as they were when the file was opened."""
         self.by_id: dict[int, Topic] = {}
         self.cursors = CursorTable(self.change)
         """Where durable subscriptions have got to, of topics here and elsewhere."""
@@ -179,6 +182,7 @@ class Store:
             values["created_us"] = values.pop("created_at")
             self._hold(Topic(**values))
         self.cursors.load(connection)
+        self.groups = load_groups(connection)
         for topic_id, count, first_us in connection.exec_driver_sql(
             "SELECT topic_id, count(*), min(due_at) FROM scheduled GROUP BY topic_id"
         ):

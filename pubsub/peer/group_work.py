@@ -1,0 +1,536 @@
+"""One group at work: gives messages out to its members, takes what they settle, and stores both before it tells.
+
+One commit is under way at a time. What is settled meanwhile, and what can be given out for it, goes into the next
+one: settles are coalesced like publishes, and a member gets its next messages with the commit of its last ones. A
+message is delivered after the commit that says so, a settle answered after the one that holds it.
+
+When a commit fails, memory is ahead of the file: whoever waits is told to try again, and the group is read anew
+from its rows. What was in flight still is, with the members that are still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from pubsub.config import Limits
+from pubsub.core.group import DYING, Group
+from pubsub.core.group_options import GroupOptions, parse_options
+from pubsub.core.sharing import share
+from pubsub.errors import ClosedError, InvalidRequestError, PubsubError, ReadOnlyError
+from pubsub.model import GroupInfo, iso_from_us
+from pubsub.net.server import ServerConnection
+from pubsub.peer.group_supply import AGAIN_MESSAGES, Piece, Supply, offsets_of, portion
+from pubsub.protocol.batch import message_sizes
+from pubsub.protocol.messages import Batch, Deliver, Ended, Settle
+from pubsub.storage.groups import StoredGroup, change_group, load_group, reset_group
+from pubsub.storage.store import Appended, Statement, Store
+from pubsub.storage.topic import Topic
+
+log = logging.getLogger("pubsub.peer")
+
+TIMER_SECONDS = 3600.0
+"""The longest timer; whatever is due later is looked for again then."""
+BURIED_AT_ONCE = 100
+"""Messages that become dead letters in one transaction."""
+
+Answer = Callable[[PubsubError | None], None]
+
+
+class Seat:
+    """A member, and the subscription of the connection that it is."""
+
+    def __init__(
+        self, connection: ServerConnection, number: int, name: str, max_in_flight: int, window_bytes: int
+    ) -> None:
+        self.connection = connection
+        self.number = number
+        self.name = name
+        self.max_in_flight = max_in_flight
+        self.window_bytes = window_bytes
+        self.id = f"{name} {connection.remote}/{number}".lstrip()
+        """What stands in the rows of messages that it has in flight; no other connection has the same."""
+        self.since_us = now_us()
+        self.waiting: asyncio.Task[None] | None = None
+        """While the other end does not read: until it does."""
+
+    def end(self, error: PubsubError) -> None:
+        """Tell the member that the group, or its part in it, is over."""
+        self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
+
+
+class GroupWork:
+    """See the module's text. Called in the event loop only.
+
+    Args:
+        options: As stored in `stored`, but for what the topic demands.
+        bury: Makes dead letters of up to so many dying messages.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        topic: Topic,
+        stored: StoredGroup,
+        limits: Limits,
+        options: GroupOptions,
+        bury: Callable[[GroupWork, list[int]], Awaitable[None]],
+    ) -> None:
+        self.topic = topic
+        self.name = stored.name
+        self.options = parse_options(stored.options)
+        self.dead = stored.dead
+        """Its dead letters."""
+        self.seats: dict[str, Seat] = {}
+        self.changing = asyncio.Lock()
+        """Held by whoever resets, redrives or deletes."""
+        self.ended = False
+        self._store = store
+        self._effective = options
+        self._bury = bury
+        self.group = Group(options, stored.cursor, stored.rows, first_offset=topic.first_offset)
+        self._supply = Supply(store, topic, limits, self.pump)
+        self._outbox: list[tuple[Seat, Batch]] = []
+        """What has been given out since the last commit began."""
+        self._answers: list[Answer] = []
+        """Who waits for the next commit."""
+        self._committing = False
+        self._committing_floor: int | None = None
+        self._broken: PubsubError | None = None
+        """Why memory is not to be trusted, until it has been read anew."""
+        self._paused = False
+        self._pumping: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_us = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.burying: asyncio.Task[None] | None = None
+
+    # Members
+
+    def join(self, seat: Seat) -> None:
+        """A member more; it is given messages from the next `pump` on."""
+        self.seats[seat.id] = seat
+        self.group.join(seat.id, seat.max_in_flight, seat.window_bytes)
+
+    def leave(self, seat: Seat) -> None:
+        """A member is gone: what it has goes to others at once."""
+        if self.seats.get(seat.id) is not seat:
+            return
+        del self.seats[seat.id]
+        if seat.waiting is not None:
+            seat.waiting.cancel()
+        if self._broken is None:
+            self.group.leave(seat.id)
+        if not self.seats:
+            self.group.put_back(self._supply.clear())
+        self.pump_soon()
+
+    def settle(
+        self, seat: Seat, frame: Settle, done: Callable[[list[int], PubsubError | None], None]
+    ) -> None:
+        """Take what became of deliveries; `done` is called with what is late once it is on disk, or could not be.
+
+        Raises:
+            InvalidRequestError: there is no such way of settling.
+        """
+        if self._broken is not None:
+            done([], self._broken)
+            return
+        group, deliveries = self.group, (frame.offsets, frame.attempts)
+        match frame.how:
+            case "ack":
+                late = group.ack(seat.id, *deliveries)
+            case "nack":
+                late = group.nack(seat.id, *deliveries, frame.delay_us, now_us())
+            case "extend":
+                late = group.extend(seat.id, *deliveries, now_us())
+            case "release":
+                late = group.release(seat.id, *deliveries)
+            case _:
+                raise InvalidRequestError(
+                    f"a message can be settled by ack, nack, extend or release, not {frame.how!r}"
+                )
+        self._answers.append(lambda error: done(late, error))
+        self.pump_soon()
+
+    # Giving out
+
+    def on_append(self, appended: Appended) -> None:
+        """A commit added messages to the topic."""
+        if not self.seats or self._broken is not None:
+            return
+        batch = Batch(
+            appended.first_offset,
+            None,
+            appended.published_us,
+            appended.keys,
+            appended.headers,
+            appended.payloads,
+        )
+        self._supply.add(batch, self.group.cursor)
+        self.pump_soon()
+
+    def pump_soon(self) -> None:
+        """Do what can be done, together with all that comes in this turn of the loop."""
+        if self._pumping is None and not self.ended:
+            self._pumping = asyncio.get_running_loop().call_soon(self.pump)
+
+    def pump(self) -> None:
+        """Give out what can be given out, store what has changed, see to what is due and what is dying."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+            self._pumping = None
+        if self.ended or self._paused or self._broken is not None:
+            return
+        if not self._committing:
+            self._give_out()
+            self._commit()
+        self._set_timer()
+        self._bury_dying()
+
+    def _give_out(self) -> None:
+        seats = [seat for seat in self.seats.values() if self._may_have(seat)]
+        self._give_again(seats)
+        self._give_new(seats)
+
+    def _may_have(self, seat: Seat) -> bool:
+        if seat.connection.writable:
+            return seat.connection.open
+        if seat.waiting is None:
+            seat.waiting = self._start(self._wait_for(seat), "wait for a member of")
+        return False
+
+    async def _wait_for(self, seat: Seat) -> None:
+        await seat.connection.until_writable()
+        seat.waiting = None
+        self.pump()
+
+    def _rooms(self, seats: list[Seat]) -> list[int]:
+        """How many messages each may be given."""
+        windows = (self.group.members[seat.id].window for seat in seats)
+        return [max(0, window.messages) if window.bytes > 0 or window.idle else 0 for window in windows]
+
+    def _give_again(self, seats: list[Seat]) -> None:
+        """Give out what has been given out before, and have more of it fetched for the room that is left."""
+        group, supply = self.group, self._supply
+        if supply.missing or supply.unread:
+            group.put_back([*supply.missing, *supply.unread])
+            group.vanished(supply.missing)
+            supply.missing, supply.unread = [], []
+        batch, supply.again = supply.again, None
+        if batch is not None:
+            offsets, sizes = list(offsets_of(batch)), message_sizes(batch)
+            at = 0
+            for seat, count in zip(seats, share(len(offsets), self._rooms(seats)), strict=True):
+                stop = at + count
+                given, attempts = group.retake(seat.id, offsets[at:stop], sizes[at:stop], now_us())
+                if given:
+                    self._outbox.append((seat, portion(batch, [at + n for n in given], attempts)))
+                at = stop
+            group.put_back(offsets)
+        wanted = min(sum(self._rooms(seats)), AGAIN_MESSAGES)
+        if wanted and not supply.fetching and group.has_ready:
+            supply.fetch(group.pick(wanted))
+
+    def _give_new(self, seats: list[Seat]) -> None:
+        """Give out what is new, but for the room of what is being fetched: that comes first."""
+        supply = self._supply
+        most = sum(self._rooms(seats)) - supply.asked_for
+        while most > 0 and (piece := supply.head()) is not None:
+            left = piece.left
+            for seat, count in zip(seats, share(min(left, most), self._rooms(seats)), strict=True):
+                if count:
+                    most -= self._give_piece(seat, piece, count)
+            if piece.left == left:
+                break
+        if self.seats:
+            if supply.head() is None:
+                self.group.pass_to(supply.empty_to)
+            supply.read_ahead(self.group.cursor, sum(seat.max_in_flight for seat in self.seats.values()))
+
+    def _give_piece(self, seat: Seat, piece: Piece, count: int) -> int:
+        """Give a member up to `count` of the next messages; returns how many it got."""
+        at, keys = piece.at, piece.batch.keys
+        stop = None if self.options.ordered else at + count
+        given, passed = self.group.take(
+            seat.id,
+            piece.offsets[at:stop],
+            keys[at:stop] if keys is not None and self.options.ordered else None,
+            piece.sizes[at:stop],
+            count,
+            now_us(),
+        )
+        if given:
+            self._outbox.append((seat, portion(piece.batch, [at + n for n in given], [1] * len(given))))
+        self._supply.passed(piece, passed)
+        return len(given)
+
+    # Storing
+
+    def _commit(self) -> None:
+        cursor_before = self.group.cursor_stored
+        changes = self.group.changes()
+        answers, self._answers = self._answers, []
+        outbox, self._outbox = self._outbox, []
+        if changes is None:
+            for answer in answers:
+                answer(None)
+            return
+        self._committing = True
+        self._committing_floor = min([cursor_before, *(first for first, _ in changes.gone)])
+        group = self.group
+
+        def done(error: PubsubError | None) -> None:
+            self._committing = False
+            self._committing_floor = None
+            self._committed(group, outbox, answers, error)
+
+        self._store.change(change_group(self.topic.id, self.name, changes), done)
+
+    def _committed(
+        self,
+        group: Group,
+        outbox: list[tuple[Seat, Batch]],
+        answers: list[Answer],
+        error: PubsubError | None,
+    ) -> None:
+        for answer in answers:
+            answer(error)
+        if group is not self.group or self.ended:
+            return
+        if error is not None:
+            self._break(error)
+            return
+        for seat, batch in outbox:
+            if self.seats.get(seat.id) is seat:
+                seat.connection.send_frame(Deliver(seat.number, batch))
+        self.pump()
+
+    def _break(self, error: PubsubError) -> None:
+        """A commit failed: trust the rows, not memory."""
+        if isinstance(error, ClosedError):
+            self.end()
+            return
+        self._broken = error if error.retriable else ReadOnlyError(f"nothing was changed: {error}")
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            answer(self._broken)
+        self._outbox.clear()
+        self._supply.clear()
+        self._start(self._read_anew(), "read anew")
+
+    async def _read_anew(self) -> None:
+        stored: StoredGroup | None = None
+        while True:
+            await asyncio.sleep(self._store.settings.probe_seconds)
+            try:
+                stored = await self._store.look(load_group, self.topic.id, self.name)
+                break
+            except ClosedError:
+                return
+            except PubsubError as error:
+                log.warning("group %s of %s cannot be read: %s", self.name, self.topic.name, error)
+        if self.ended or stored is None:
+            return
+        self.dead = stored.dead
+        self.group = Group(
+            self._effective, stored.cursor, stored.rows, self.seats, first_offset=self.topic.first_offset
+        )
+        for seat in self.seats.values():
+            self.group.join(seat.id, seat.max_in_flight, seat.window_bytes)
+        self.group.renew(now_us())
+        self._broken = None
+        self.pump()
+
+    def _start(self, work: Any, what: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(
+            work, name=f"pubsub: {what} group {self.name} of {self.topic.name}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Time
+
+    def _set_timer(self) -> None:
+        due_us = self.group.next_due_us
+        if due_us is None or (self._timer is not None and self._timer_due_us <= due_us):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = min(max(0.0, (due_us - now_us()) / 1_000_000), TIMER_SECONDS)
+        self._timer_due_us = due_us
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._broken is None and not self._paused:
+            self.group.expire(now_us())
+            self.pump()
+
+    # Dead letters
+
+    def _bury_dying(self) -> None:
+        if self.burying is None and not self._committing:
+            offsets = self.group.dying(BURIED_AT_ONCE)
+            if offsets:
+                self.burying = self._start(self._bury_now(offsets), "bury dead letters of")
+
+    async def _bury_now(self, offsets: list[int]) -> None:
+        try:
+            await self._bury(self, offsets)
+        except ClosedError:
+            return
+        except PubsubError as error:
+            log.warning(
+                "messages that group %s of %s gave up are moved later: %s", self.name, self.topic.name, error
+            )
+            await asyncio.sleep(self._store.settings.probe_seconds)
+        except Exception:
+            log.exception("moving what group %s of %s gave up failed", self.name, self.topic.name)
+            await asyncio.sleep(TIMER_SECONDS)
+        self.burying = None
+        self.pump()
+
+    def why_dying(self, offset: int) -> tuple[str, int]:
+        """Why a message is given up, and after how many attempts."""
+        entry = self.group.entries[offset]
+        assert entry.state == DYING
+        return entry.member, entry.attempts
+
+    # Changing as a whole
+
+    async def reset(self, position: int) -> None:
+        """Go on at `position`, as if nothing had been given out from there on; the caller holds `changing`.
+
+        Raises:
+            PubsubError: it could not be stored; nothing has changed.
+        """
+        await self.stop()
+        try:
+            await self.change(reset_group(self.topic.id, self.name, position))
+        except BaseException:
+            self.go_on()
+            raise
+        self.group = Group(self._effective, position, first_offset=self.topic.first_offset)
+        self._outbox.clear()
+        self._supply.clear()
+        self._paused = False
+
+    async def stop(self) -> None:
+        """Give out and store nothing until `go_on`, and wait for what is on its way to the dead letters.
+
+        Raises:
+            ReadOnlyError: nothing can be changed now.
+        """
+        self.check_sound()
+        self._paused = True
+        if self.burying is not None:
+            await asyncio.wait([self.burying])
+
+    def go_on(self) -> None:
+        """What `stop` stopped."""
+        self._paused = False
+        self.pump()
+
+    def check_sound(self) -> None:
+        """Raises ReadOnlyError where nothing can be changed now."""
+        if self._broken is not None:
+            raise self._broken
+
+    async def change(self, statements: Sequence[Statement]) -> None:
+        """Have something stored and wait for it.
+
+        Raises:
+            PubsubError: it could not be stored.
+        """
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: PubsubError | None) -> None:
+            if stored.done():
+                return
+            if error is not None:
+                stored.set_exception(error)
+            else:
+                stored.set_result(None)
+
+        self._store.change(statements, done)
+        await stored
+
+    def end_members(self, error: PubsubError) -> list[Seat]:
+        """Tell every member that it is one no more."""
+        seats, self.seats = list(self.seats.values()), {}
+        for seat in seats:
+            seat.end(error)
+            if seat.waiting is not None:
+                seat.waiting.cancel()
+        return seats
+
+    def end(self) -> None:
+        """Do nothing any more. Idempotent."""
+        self.ended = True
+        self._supply.clear()
+        for handle in (self._timer, self._pumping):
+            if handle is not None:
+                handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    # Retention
+
+    def keep_from(self, first_offset: int) -> None:
+        """Retention took what lies before."""
+        if self._broken is None:
+            if self.group.cursor < first_offset:
+                self.group.put_back(self._supply.clear())
+            self.group.keep_from(first_offset)
+            self.pump_soon()
+
+    def floor(self) -> int:
+        """Everything before it is done, and that is on disk. While that is unknown, 0."""
+        if self._broken is not None:
+            return 0
+        floor = self.group.floor()
+        return floor if self._committing_floor is None else min(floor, self._committing_floor)
+
+    # What people see
+
+    async def info(self) -> GroupInfo:
+        """The group in figures."""
+        topic, counts, dead = self.topic, self.group.counts(), self.dead
+        start = max(self.group.cursor, topic.first_offset)
+        if topic.messages == topic.committed - topic.first_offset:
+            behind = topic.committed - start
+        else:  # compaction has left holes: only a look at each tells
+            behind = await self._store.count_from(topic, start)
+        ready = counts.ready + behind
+        return GroupInfo(
+            topic=topic.name,
+            group=self.name,
+            ready=ready,
+            in_flight=counts.in_flight,
+            delayed=counts.delayed,
+            dead=dead + counts.dying,
+            lag=ready + counts.in_flight + counts.delayed,
+            members=[self._member_info(seat) for seat in self.seats.values()],
+            options=msgspec.to_builtins(self.options),
+        )
+
+    def _member_info(self, seat: Seat) -> dict[str, Any]:
+        member = self.group.members.get(seat.id)
+        return {
+            "name": seat.name,
+            "address": seat.connection.remote,
+            "in_flight": len(member.offsets) if member is not None else 0,
+            "since": iso_from_us(seat.since_us),
+        }
+
+
+def now_us() -> int:
+    """The time by which leases and delays are measured: they are stored, so it is that of the wall."""
+    return time.time_ns() // 1000
