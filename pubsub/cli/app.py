@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pubsub.cli import demo, group, index, peer, publish, query, subscribe, topic
+from pubsub.cli import demo, group, index, peer, publish, query, subscribe, subscription, topic
 from pubsub.cli.options import Verbose
 from pubsub.cli.output import on_terminal
 from pubsub.cli.run import note
@@ -38,6 +38,7 @@ app.add_typer(index.app, name="index")
 app.add_typer(peer.app, name="peer")
 app.add_typer(topic.app, name="topic")
 app.add_typer(group.app, name="group")
+app.add_typer(subscription.app, name="subscription")
 app.command("publish")(publish.publish)
 app.command("subscribe")(subscribe.subscribe)
 app.command("query")(query.query)

@@ -39,6 +39,18 @@ def complete_group(context: typer.Context, incomplete: str) -> list[str]:
     return _complete(context, incomplete, groups)
 
 
+def complete_subscription(context: typer.Context, incomplete: str) -> list[str]:
+    """Durable subscriptions, of the topic that has been typed, whose name begins with what has been typed."""
+    topic = context.params.get("topic")
+    if not topic:
+        return []
+
+    async def subscriptions(client: Client) -> list[str]:
+        return [info.subscription for info in await client.subscriptions(topic)]
+
+    return _complete(context, incomplete, subscriptions)
+
+
 async def _topics(client: Client) -> list[str]:
     return [topic.topic for topic in await client.topics()]
 

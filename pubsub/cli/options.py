@@ -112,6 +112,15 @@ To = Annotated[
         help="earliest, latest, an offset, or a time with its zone such as 2026-01-31T09:30:00Z.",
     ),
 ]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="WHERE",
+        show_default=False,
+        help="End before this offset, or before this time with its zone such as 2026-01-31T09:30:00Z.",
+    ),
+]
 FormatOption = Annotated[
     Format | None,
     typer.Option(
@@ -149,6 +158,23 @@ def parse_start(text: str, option: str = "--from") -> str | int | datetime:
             param_hint=option,
         )
     return instant
+
+
+def parse_until(text: str | None) -> int | datetime | None:
+    """Read what --until may say.
+
+    Raises:
+        typer.BadParameter: it says something else, or a time without its zone.
+    """
+    if text is None:
+        return None
+    if text in ("earliest", "latest"):
+        raise typer.BadParameter(
+            f"{text!r} is no end: give an offset, or a time such as 2026-01-31T09:30:00Z",
+            param_hint="--until",
+        )
+    until = parse_start(text, "--until")
+    return None if isinstance(until, str) else until
 
 
 def parse_headers(texts: Sequence[str] | None) -> dict[str, str] | None:

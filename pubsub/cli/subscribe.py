@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,11 @@ from pubsub.cli.options import (
     Limit,
     Timeout,
     Topic,
+    Until,
     Verbose,
     choose_format,
     parse_start,
+    parse_until,
 )
 from pubsub.cli.output import on_terminal
 from pubsub.cli.run import note, run
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
     from pubsub.client.group import GroupSubscription
     from pubsub.client.subscription import Subscription
     from pubsub.model import Message
+
+
+class OnLost(enum.StrEnum):
+    """What to do where retention has taken messages away that were not read."""
+
+    error = "error"
+    skip = "skip"
 
 
 def subscribe(
@@ -66,6 +76,25 @@ def subscribe(
             help="With --group: take at most N messages at once; 100 unless told otherwise.",
         ),
     ] = None,
+    durable: Annotated[
+        str | None,
+        typer.Option(
+            "--durable",
+            metavar="NAME",
+            show_default=False,
+            help="Go on where the subscription of this name stopped; --from says where it begins the first time.",
+        ),
+    ] = None,
+    on_lost: Annotated[
+        OnLost | None,
+        typer.Option(
+            "--on-lost",
+            show_default=False,
+            help="If retention has taken away what comes next. error (the default): end. skip: go on at the first "
+            "message kept, and say how many were lost.",
+        ),
+    ] = None,
+    until: Until = None,
     limit: Limit = None,
     chosen: FormatOption = None,
     index: Index = DEFAULT_INDEX,
@@ -85,10 +114,17 @@ def subscribe(
       pubsub subscribe sensors.temp --from earliest --limit 10
       pubsub subscribe sensors.temp --from 2026-01-31T09:30:00+01:00 --json | jq .payload
       pubsub subscribe logs --from 1200 --format raw | grep ERROR
+      pubsub subscribe sensors.temp --durable dashboard --on-lost skip
+      pubsub subscribe sensors.temp --from 2026-01-31T09:00:00Z --until 2026-01-31T10:00:00Z
       pubsub subscribe jobs --group workers --max-in-flight 10
     """
     start = parse_start(where) if where is not None else "latest" if group is None else "earliest"
     format_ = choose_format(chosen, as_json)
+    end = parse_until(until)
+    if group is not None and (durable, on_lost, until) != (None, None, None):
+        raise typer.BadParameter(
+            "--durable, --on-lost and --until exclude it: a group keeps its own place", param_hint="--group"
+        )
     if group is None and max_in_flight is not None:
         raise typer.BadParameter("it is an option of --group", param_hint="--max-in-flight")
     from pubsub.client.client import Client
@@ -97,7 +133,9 @@ def subscribe(
         async with Client(index, timeout_seconds=timeout) as client:
             formatter = choose_formatter(format_, on_terminal())
             if group is None:
-                async with client.subscribe(topic, start=start) as messages:
+                async with client.subscribe(
+                    topic, start=start, until=end, durable=durable, on_lost=on_lost or OnLost.error
+                ) as messages:
                     await copy_while_read(messages, formatter, limit)
             else:
                 share = client.subscribe(topic, group=group, start=start, max_in_flight=max_in_flight)
@@ -137,10 +175,26 @@ async def _copy(
         if isinstance(messages, GroupSubscription):
             count = await _copy_shared(messages, formatter, left, output)
         else:
-            batch: Sequence[Message] = (await messages.next_batch())[:left]
-            await output.write(formatter(batch))
-            count = len(batch)
+            count = await _copy_batch(messages, formatter, left, output)
+        if not count:
+            return
         left = None if left is None else left - count
+
+
+async def _copy_batch(
+    messages: Subscription, formatter: Formatter, most: int | None, output: StandardOutput
+) -> int:
+    """Print some messages; returns how many, 0 at the end of the subscription."""
+    from pubsub.client.durable import DurableSubscription
+
+    try:
+        batch: Sequence[Message] = (await messages.next_batch())[:most]
+    except StopAsyncIteration:
+        return 0
+    await output.write(formatter(batch))
+    if len(batch) == most and isinstance(messages, DurableSubscription):
+        await messages.commit(batch[-1])  # the last: no more will be asked for
+    return len(batch)
 
 
 async def _copy_shared(
