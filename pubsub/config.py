@@ -104,6 +104,12 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_most_seconds: float = 2.0
     drain_seconds: float = 5.0
     """How long a closing peer waits for what is under way."""
+    retention_seconds: float = 1.0
+    """How often it is looked at what may go by the policies of topics."""
+    removed_key_seconds: float = 86_400.0
+    """How long a message that removes a key is kept by compaction, so that whoever reads now and then sees it."""
+    give_back_seconds: float = 10.0
+    """Pages of the file that nothing needed for so long are given back to the file system."""
 
 
 class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):

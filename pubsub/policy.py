@@ -81,6 +81,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             )
 
     @property
+    def keeps_everything(self) -> bool:
+        """Whether no message ever goes by it."""
+        limits = (self.max_age_seconds, self.max_messages, self.max_bytes)
+        return limits == (None, None, None) and not self.until_acknowledged and not self.compact
+
+    @property
     def dedupe_us(self) -> int:
         """For how long a message id is remembered, microseconds."""
         return round(self.dedupe_seconds * 1_000_000)
@@ -248,6 +254,16 @@ def changed(policy: Policy, changes: Mapping[str, Any]) -> Policy:
 
 
 # As it is stored
+
+
+def change_record(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored policy with some of its parts changed; parts that only a newer version knows stay.
+
+    Raises:
+        SettingsError: a name is unknown, a value is wrong, or it does not go with what is kept.
+    """
+    unknown = {name: value for name, value in record.items() if name not in _NAME_OF_FIELD}
+    return unknown | encode_policy(changed(stored_policy(record), changes))
 
 
 def encode_policy(policy: Policy) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pubsub.client.directory import Directory
@@ -20,10 +20,14 @@ from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Cursors
 from pubsub.peer.delivery import Deliveries
 from pubsub.peer.forwarding import Forwarding
+from pubsub.peer.groups import Groups
+from pubsub.peer.policies import Policies
 from pubsub.peer.publishing import Publishing
 from pubsub.peer.reading import Reading
+from pubsub.peer.retention import Retention
+from pubsub.peer.schedule import Schedule
 from pubsub.protocol import messages as m
-from pubsub.storage.store import Store
+from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
 from pubsub.version import __version__
 
@@ -51,7 +55,9 @@ class Node:
         self.published_messages = 0
         self.started_us = time.time_ns() // 1000
         self.connections: Callable[[], int] = lambda: 0
-        store.on_append = self.deliveries.on_append
+        self.announce_soon: Callable[[], None] = lambda: None
+        """Called when a topic was made or changed here without the index; set by whoever announces."""
+        store.on_append = self.on_append
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {
             m.CreateCopy: self.on_create_copy,
@@ -60,7 +66,20 @@ class Node:
             m.Status: self.on_status,
         }
         self.cursors = Cursors(self)
-        for part in (Publishing(self), Reading(self), self.cursors, Forwarding(self, directory)):
+        self.groups = Groups(self)
+        self.publishing = Publishing(self)
+        self.schedule = Schedule(self)
+        self.retention = Retention(self, settings)
+        self.retention.group_floors.append(self.groups.floor)
+        self.retention.when_trimmed.append(self.groups.on_first_offset)
+        self.side_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "retention": self.retention.run
+        }
+        """What runs beside the requests for as long as the peer does."""
+        for part in (
+            *(self.publishing, self.schedule, Reading(self), self.cursors, self.groups),
+            *(Policies(self), Forwarding(self, directory)),
+        ):
             self.immediate |= part.immediate
             self.requests |= part.requests
 
@@ -75,6 +94,12 @@ class Node:
             frame_bytes=self.limits.frame_bytes,
             message_bytes=self.limits.message_bytes,
         )
+
+    def on_append(self, topic: Topic, appended: Appended) -> None:
+        """A commit added messages to a topic."""
+        self.deliveries.on_append(topic, appended)
+        self.groups.on_append(topic, appended)
+        self.retention.on_append(topic)
 
     def owned(self, name: str, topic_id: int = 0) -> Topic:
         """The topic of this name, if this peer may append to it.
@@ -106,6 +131,7 @@ class Node:
             created_at=iso_from_us(topic.created_us),
             policy=topic.policy,
             read_only=self.store.fault,
+            scheduled=self.schedule.count(topic),
         )
 
     def state(self, topic: Topic) -> m.CopyState:
@@ -153,13 +179,17 @@ class Node:
         if topic is not None and topic.set_aside is None:
             await self.store.drop(topic)
             self.store.cursors.forget(topic_id)
-            self.deliveries.end_topic(topic, f"topic {topic.name} was deleted")
+            self._end_topic(topic, f"topic {topic.name} was deleted")
 
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep a topic's rows but serve it no more."""
         log.warning("topic %s (%d) is kept in the file but served no more: %s", topic.name, topic.id, why)
         await self.store.set_aside(topic, why)
-        self.deliveries.end_topic(topic, f"topic {topic.name} is served no more: {why}")
+        self._end_topic(topic, f"topic {topic.name} is served no more: {why}")
+
+    def _end_topic(self, topic: Topic, why: str) -> None:
+        self.deliveries.end_topic(topic, why)
+        self.groups.end_topic(topic, why)
 
     async def on_status(self, connection: ServerConnection, frame: m.Status) -> m.Frame:
         return m.StatusReport(frame.id, self.status())
@@ -177,7 +207,7 @@ class Node:
             "read_only": self.store.fault,
             "topics": len(self.store.topics),
             "connections": self.connections(),
-            "subscriptions": self.deliveries.count(),
+            "subscriptions": self.deliveries.count() + self.groups.count(),
             "published": self.published_messages,
             "queued_bytes": self.store.queued_bytes,
             "started_at": iso_from_us(self.started_us),

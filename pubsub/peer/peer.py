@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import msgspec
 from pubsub.client.client import Client
 from pubsub.client.cursor import Cursor
 from pubsub.client.directory import Directory
-from pubsub.client.outgoing import Outgoing, check_key, check_size, message_columns
+from pubsub.client.outgoing import (
+    Outgoing,
+    check_conditions,
+    check_ids_now,
+    check_key,
+    check_size,
+    message_columns,
+)
 from pubsub.client.routes import Route, Routes
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, PeerSettings, StorageSettings
 from pubsub.errors import PubsubError
@@ -25,8 +33,9 @@ from pubsub.peer.own_cursor import OwnCursor
 from pubsub.peer.registration import Registration
 from pubsub.protocol.batch import encode_headers
 from pubsub.protocol.handshake import hello
+from pubsub.protocol.messages import Publish, Published
 from pubsub.storage.database import has_wal_reset_bug
-from pubsub.storage.store import Append, Store
+from pubsub.storage.store import Store
 from pubsub.storage.topic import Topic
 
 log = logging.getLogger("pubsub.peer")
@@ -79,6 +88,7 @@ class Peer(Client):
         self._peer_settings = peer_settings or PeerSettings()
         self._storage_settings = storage_settings or StorageSettings()
         self._registering: asyncio.Task[None] | None = None
+        self._side_tasks: list[asyncio.Task[None]] = []
         self._store: Store | None = None
 
     @property
@@ -107,12 +117,19 @@ class Peer(Client):
             await store.close()
             raise
         self._store = store
+        self._node.schedule.start()
         self._node.address = str(self._advertise or _reachable(listening))
         self._node.connections = lambda: len(self._server.connections)
         # As a client it asks itself: the node answers what it knows and passes on the rest.
         self._own_address = _reachable(listening)
         self._addresses = [self._own_address]
         await super().open()
+        self._side_tasks = [
+            asyncio.create_task(run(), name=f"pubsub: {what} of peer {self.name}")
+            for what, run in self._node.side_tasks.items()
+        ]
+        for task in self._side_tasks:
+            task.add_done_callback(_on_side_task_end)
         self._registration = Registration(self._node, self._peer_settings)
         self._registering = asyncio.create_task(
             self._registration.run(), name=f"pubsub: registration of peer {self.name}"
@@ -125,6 +142,8 @@ class Peer(Client):
             )
             if self._registration.first.done():
                 self._registration.first.result()
+            else:
+                self._registration.first.cancel()  # nobody waits any more: what goes wrong is for the log
         except BaseException:
             await self.close()
             raise
@@ -138,9 +157,11 @@ class Peer(Client):
         assert self._registering is not None
         stopped = asyncio.create_task(stop.wait(), name="pubsub: wait for the stop signal")
         try:
-            await asyncio.wait([stopped, self._registering], return_when=asyncio.FIRST_COMPLETED)
-            if self._registering.done():
-                self._registering.result()
+            running = [self._registering, *self._side_tasks]
+            await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
+            for task in running:
+                if task.done():
+                    task.result()
         finally:
             stopped.cancel()
 
@@ -157,12 +178,17 @@ class Peer(Client):
             if self._registration.first.done() and not self._registration.first.cancelled():
                 self._registration.first.exception()  # seen
             await self._registration.say_goodbye(GOODBYE_SECONDS)
+        for task in self._side_tasks:
+            task.cancel()
+        await asyncio.gather(*self._side_tasks, return_exceptions=True)
         # 2. Our own publishes and subscriptions, while the node still answers.
         await super().close()
+        await self._node.schedule.close()
         # 3. What others have under way is answered, then their connections close.
         await self._store.settled(self._peer_settings.drain_seconds)
         await self._server.close(self._peer_settings.drain_seconds)
         await self._node.directory.close()
+        self._node.groups.close()
         # 4. Last, the file: everything submitted before is committed.
         await self._store.close()
 
@@ -178,42 +204,59 @@ class Peer(Client):
         *,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        expect_offset: int | None = None,
+        delay_seconds: float | None = None,
+        deliver_at: datetime | None = None,
     ) -> int:
+        """See `Client.publish`; to a topic of its own it needs neither a socket nor an index."""
         own = self._own(topic)
         if own is None:
-            return await super().publish(topic, payload, key=key, headers=headers)
+            return await super().publish(
+                topic,
+                payload,
+                key=key,
+                headers=headers,
+                message_id=message_id,
+                expect_offset=expect_offset,
+                delay_seconds=delay_seconds,
+                deliver_at=deliver_at,
+            )
         assert self._store is not None
-        data, key, text = message_columns(payload, check_key(key), encode_headers(headers))
-        size_bytes = len(data) + len(key or "") + len(text or "")
-        check_size(size_bytes, self._limits.message_bytes)
+        data, key, text, message_id = message_columns(
+            payload, check_key(key), encode_headers(headers), message_id
+        )
+        check_size(len(data) + len(key or "") + len(text or ""), self._limits.message_bytes)
+        ids: list[str | None] | None = None if message_id is None else [message_id]
+        conditions = check_conditions(expect_offset, delay_seconds, deliver_at)
+        check_ids_now(ids, conditions)
         while self._store.full:
             room = asyncio.Event()
             self._store.when_room(room.set)
             await room.wait()
         stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        def done(offset: int, duplicate: bool, error: PubsubError | None) -> None:
+        def answer(reply: Published | PubsubError) -> None:
             if stored.done():
                 return
-            if error is not None:
-                stored.set_exception(error)
+            if isinstance(reply, PubsubError):
+                stored.set_exception(reply)
             else:
-                self._node.published_messages += 1
-                stored.set_result(offset)
+                stored.set_result(reply.first_offset)
 
-        self._store.append(
-            Append(
-                own.id,
-                own.epoch,
-                0,
-                0,
-                None if key is None else [key],
-                None if text is None else [text],
-                [data],
-                size_bytes,
-                done,
-            )
+        frame = Publish(
+            id=0,
+            topic=topic,
+            topic_id=own.id,
+            producer=0,  # nobody loses an answer within a process
+            sequence=0,
+            keys=None if key is None else [key],
+            headers=None if text is None else [text],
+            payloads=[data],
+            message_ids=ids,
+            **conditions._asdict(),
         )
+        self._node.publishing.publish(frame, answer)
         return await stored
 
     def _own(self, topic: str) -> Topic | None:
@@ -275,6 +318,12 @@ class _OwnFirst(Routes):
         return Route(
             topic=topic, topic_id=held.id, epoch=held.epoch, owner=held.owner, address=self._own_address
         )
+
+
+def _on_side_task_end(task: asyncio.Task[None]) -> None:
+    """Say at once that a part of the peer has failed; `serve_until` raises it, where somebody waits there."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("%s ended by a fault", task.get_name(), exc_info=task.exception())
 
 
 def _reachable(address: Address) -> Address:

@@ -397,11 +397,15 @@ class CancelScheduled(msgspec.Struct, array_like=True, tag=76, frozen=True):
 
 
 class SetPolicy(msgspec.Struct, array_like=True, tag=77, frozen=True, kw_only=True):
-    """Change a topic's policy: to the owner. Answered by a TopicList with the topic as it is now."""
+    """Change parts of a topic's policy: to the owner. Answered by a TopicList with the topic as it is now.
+
+    A part that is nil gets its default again; parts that are not named stay as they are.
+    """
 
     id: int
     topic: str
     policy: dict[str, Any]
+    topic_id: int = 0
 
 
 # The directory: what an index answers, and a peer passes on
