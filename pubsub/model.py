@@ -49,13 +49,49 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         """When the owner stored it."""
         return datetime_from_us(self.published_us)
 
+    @property
+    def text(self) -> str:
+        """The payload as text.
+
+        Raises:
+            InvalidRequestError: it is not UTF-8, or there is none.
+        """
+        try:
+            return self._some_payload().decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequestError(
+                f"the payload of {self.topic} at offset {self.offset} is not UTF-8 text: {error}"
+            ) from error
+
+    def json(self) -> Any:
+        """The payload, read as JSON.
+
+        Raises:
+            InvalidRequestError: it is not JSON, or there is none.
+        """
+        try:
+            return msgspec.json.decode(self._some_payload())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequestError(
+                f"the payload of {self.topic} at offset {self.offset} is not JSON: {error}"
+            ) from error
+
+    def _some_payload(self) -> bytes:
+        if self.payload is None:
+            raise InvalidRequestError(
+                f"the message of {self.topic} at offset {self.offset} has no payload: it removes its key"
+            )
+        return self.payload
+
 
 class NewMessage(msgspec.Struct, frozen=True):
-    """A message to be published with a key or headers of its own (an item for `publish_many`)."""
+    """A message to be published with a key, headers or an id of its own (an item for `publish_many`)."""
 
     payload: bytes | str
     key: str | None = None
     headers: Mapping[str, str] | None = None
+    message_id: str | None = None
+    """Stored once within the topic's window (2 minutes unless its policy says otherwise), however often published."""
 
 
 class TopicInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +114,8 @@ class TopicInfo(msgspec.Struct, frozen=True, kw_only=True):
     policy: dict[str, Any] = {}
     read_only: str | None = None
     """Why publishes are refused at the moment, or None."""
+    scheduled: int | None = None
+    """Messages that are held for later; None while the owner is away."""
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, overload
@@ -20,9 +19,11 @@ from pubsub.client.durable import DurableSubscription
 from pubsub.client.group import GroupSubscription
 from pubsub.client.group_options import check_without_group, checked_in_flight, group_options
 from pubsub.client.group_verbs import GroupVerbs
-from pubsub.client.lane import Lane, Waiter
-from pubsub.client.outgoing import Outgoing, check_key, check_size, cut_batches, message_columns
+from pubsub.client.lane import Lane
+from pubsub.client.outgoing import check_key
+from pubsub.client.publish_verbs import PublishVerbs
 from pubsub.client.routes import Routes, topics_in
+from pubsub.client.schedule_verbs import ScheduleVerbs
 from pubsub.client.stream import REQUEST_SECONDS, Stream
 from pubsub.client.subscription import Start, Subscription, messages_of, start_fields, until_fields
 from pubsub.client.subscription_verbs import SubscriptionVerbs
@@ -37,7 +38,6 @@ from pubsub.errors import (
 from pubsub.model import (
     Change,
     Message,
-    Offsets,
     PeerInfo,
     TopicInfo,
     check_durable_name,
@@ -65,7 +65,7 @@ CHANGES_HELD = 1000
 """Changes that a watcher may leave untaken; beyond it they are replaced by one "resync"."""
 
 
-class Client(GroupVerbs, SubscriptionVerbs):
+class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs):
     """Publishes to and reads from topics; hosts none itself.
 
     Use it as `async with pubsub.Client("127.0.0.1:7470") as client:`. It belongs to the event loop that it is
@@ -144,104 +144,6 @@ class Client(GroupVerbs, SubscriptionVerbs):
             raise ClosedError(
                 "the client is not open yet: use it as `async with pubsub.Client(...) as client:`"
             )
-
-    # Publishing
-
-    async def publish(
-        self,
-        topic: str,
-        payload: Outgoing,
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> int:
-        """Store one message and return its offset. It is on disk when this returns.
-
-        Calls made at the same time share a batch, so many of them at once are cheap. A retry after a lost
-        connection never stores the message twice.
-
-        Raises:
-            MessageTooLargeError, InvalidRequestError: nothing was sent.
-            TopicNotFoundError: there is no such topic.
-            TimeoutExpiredError: not acknowledged in time; its text says whether it may have been stored.
-        """
-        lane = self._lanes.get(topic) or self._lane(topic)
-        headers_text = encode_headers(headers) if headers else None
-        if type(payload) is not bytes or key is not None:
-            payload, key, headers_text = message_columns(payload, check_key(key), headers_text)
-        size_bytes = len(payload) + len(key or "") + len(headers_text or "")
-        check_size(size_bytes, self._limits.message_bytes)
-        if lane.full:
-            await lane.room()
-        return await lane.add(payload, key, headers_text, size_bytes)
-
-    async def publish_many(
-        self,
-        topic: str,
-        messages: Iterable[Outgoing] | AsyncIterable[Outgoing],
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Offsets:
-        """Store messages in their order and return their offsets. All are on disk when this returns.
-
-        Any iterable or async iterable will do, also an endless one: it is read no faster than the owner
-        stores. Items are payloads or `NewMessage`; `key` and `headers` hold for those that have none.
-
-        Raises:
-            PubsubError: one failed; no more are read. `acknowledged` of the error holds the offsets of those
-                that are stored, `data["index"]` which message it was, where it was one.
-        """
-        lane = self._lanes.get(topic) or self._lane(topic)
-        offsets = Offsets()
-        waiting: deque[tuple[Waiter, int]] = deque()
-        try:
-            async with aclosing(self._send_all(lane, messages, key, headers)) as sent:
-                async for waiter, count in sent:
-                    waiting.append((waiter, count))
-                    while waiting and waiting[0][0].done():
-                        _take(waiting, offsets)
-            while waiting:
-                await waiting[0][0]
-                _take(waiting, offsets)
-        except BaseException as error:
-            settled = await _settle(waiting, offsets, cancelled=not isinstance(error, PubsubError))
-            if isinstance(error, PubsubError):
-                error.acknowledged = settled
-            raise
-        return offsets
-
-    async def _send_all(
-        self,
-        lane: Lane,
-        messages: Iterable[Outgoing] | AsyncIterable[Outgoing],
-        key: str | None,
-        headers: Mapping[str, str] | None,
-    ) -> AsyncGenerator[tuple[Waiter, int], None]:
-        if isinstance(messages, AsyncIterable):
-            key, text = check_key(key), encode_headers(headers)
-            index = 0
-            async for message in messages:
-                payload, own_key, own_headers = message_columns(message, key, text)
-                size_bytes = len(payload) + len(own_key or "") + len(own_headers or "")
-                check_size(size_bytes, self._limits.message_bytes, index)
-                await lane.room()
-                yield lane.add(payload, own_key, own_headers, size_bytes), 1
-                index += 1
-            return
-        if isinstance(messages, bytes | bytearray | memoryview | str):
-            raise InvalidRequestError(
-                "publish_many takes several payloads, such as a list; for one use publish"
-            )
-        for columns in cut_batches(messages, key, headers, self._limits):
-            await lane.room()
-            yield lane.add_batch(*columns), len(columns.payloads)
-
-    def _lane(self, topic: str) -> Lane:
-        self._check_open()
-        check_topic_name(topic)
-        lane = self._lanes[topic] = Lane(topic, self._routes, self._settings, self._limits)
-        return lane
 
     # Reading
 
@@ -593,23 +495,3 @@ def _check_with_group(until: object, durable: object, auto_commit: object, on_lo
             raise InvalidRequestError(
                 f"{name} is for a subscription of one's own, not for a member of a group"
             )
-
-
-def _take(waiting: deque[tuple[Waiter, int]], offsets: Offsets) -> None:
-    waiter, count = waiting[0]
-    first = waiter.result()
-    waiting.popleft()
-    offsets._add(range(first, first + count))
-
-
-async def _settle(waiting: deque[tuple[Waiter, int]], offsets: Offsets, cancelled: bool) -> Offsets:
-    """After a failure: wait for the answers that are due (unless cancelled), and count what was stored."""
-    waiters = [waiter for waiter, _ in waiting]
-    if not cancelled and waiters:
-        await asyncio.wait(waiters)
-    for waiter, count in waiting:
-        if not waiter.done():
-            waiter.cancel()
-        elif not waiter.cancelled() and waiter.exception() is None:
-            offsets._add(range(waiter.result(), waiter.result() + count))
-    return offsets

@@ -18,13 +18,16 @@ import asyncio
 import logging
 import secrets
 from collections import deque
+from collections.abc import Iterable, Sequence
 
+from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
 from pubsub.client.routes import Route, Routes
 from pubsub.config import ClientSettings, Limits
 from pubsub.errors import (
     ClosedError,
     ConnectionLostError,
     InternalError,
+    InvalidRequestError,
     LocalProtocolError,
     NotOwnerError,
     PubsubError,
@@ -35,6 +38,7 @@ from pubsub.errors import (
 from pubsub.net.backoff import Backoff
 from pubsub.net.link import Link
 from pubsub.protocol import messages as m
+from pubsub.protocol.batch import column_bytes
 from pubsub.protocol.codec import encode_frame
 
 log = logging.getLogger("pubsub.client")
@@ -43,16 +47,21 @@ MESSAGE_BYTES = 16
 """What a message counts for besides what it carries, so that empty messages are bounded too."""
 
 Waiter = asyncio.Future[int]
+"""Gets the offset of a message; or its schedule id, if it is held for later."""
+BatchWaiter = asyncio.Future[Sequence[int]]
+"""Gets those of a batch: a range, mostly."""
 
 
 class OutgoingBatch:
     """Messages on their way. `fate_unknown`: sent, and neither acknowledged nor rejected."""
 
     __slots__ = (
+        "conditions",
         "deadline",
         "fate_unknown",
         "headers",
         "keys",
+        "message_ids",
         "payloads",
         "producer",
         "rejection",
@@ -62,32 +71,37 @@ class OutgoingBatch:
         "whole",
     )
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, conditions: Conditions = UNCONDITIONAL) -> None:
         self.deadline = deadline
+        self.conditions = conditions
         self.payloads: list[bytes | None] = []
         self.keys: list[str | None] | None = None
         self.headers: list[str | None] | None = None
+        self.message_ids: list[str | None] | None = None
         self.size_bytes = 0
         self.waiters: list[Waiter] = []
         """One for each message, for calls of `publish`."""
-        self.whole: Waiter | None = None
-        """Or one for the batch, for `publish_many`; gets the first offset."""
+        self.whole: BatchWaiter | None = None
+        """Or one for the batch, for `publish_many` and what is sent on conditions."""
         self.producer = 0
         self.sequence = -1
         self.fate_unknown = False
         self.rejection: PubsubError | None = None
 
-    def succeed(self, first_offset: int) -> None:
+    def succeed(self, published: m.Published) -> None:
+        first = published.first_offset
+        offsets: Sequence[int] = published.offsets or range(first, first + len(self.payloads))
         if self.whole is not None:
             if not self.whole.done():
-                self.whole.set_result(first_offset)
+                self.whole.set_result(offsets)
             return
-        for offset, waiter in enumerate(self.waiters, first_offset):
+        for offset, waiter in zip(offsets, self.waiters, strict=False):
             if not waiter.done():
                 waiter.set_result(offset)
 
     def fail(self, error: PubsubError) -> None:
-        for waiter in self.waiters if self.whole is None else (self.whole,):
+        waiters: Iterable[Waiter | BatchWaiter] = self.waiters if self.whole is None else (self.whole,)
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
 
@@ -129,7 +143,14 @@ class Lane:
 
     # Taking messages in
 
-    def add(self, payload: bytes | None, key: str | None, headers: str | None, size_bytes: int) -> Waiter:
+    def add(
+        self,
+        payload: bytes | None,
+        key: str | None,
+        headers: str | None,
+        size_bytes: int,
+        message_id: str | None = None,
+    ) -> Waiter:
         """Queue one message; the future gets its offset."""
         batch = self._open
         if (
@@ -143,11 +164,17 @@ class Lane:
             batch.keys = [None] * len(batch.payloads)
         if headers is not None and batch.headers is None:
             batch.headers = [None] * len(batch.payloads)
+        if message_id is not None:
+            size_bytes += len(message_id)
+            if batch.message_ids is None:
+                batch.message_ids = [None] * len(batch.payloads)
         batch.payloads.append(payload)
         if batch.keys is not None:
             batch.keys.append(key)
         if batch.headers is not None:
             batch.headers.append(headers)
+        if batch.message_ids is not None:
+            batch.message_ids.append(message_id)
         size_bytes += MESSAGE_BYTES
         batch.size_bytes += size_bytes
         self._queued_bytes += size_bytes
@@ -155,17 +182,11 @@ class Lane:
         batch.waiters.append(waiter)
         return waiter
 
-    def add_batch(
-        self,
-        payloads: list[bytes | None],
-        keys: list[str | None] | None,
-        headers: list[str | None] | None,
-        size_bytes: int,
-    ) -> Waiter:
-        """Queue a batch; the future gets its first offset."""
-        batch = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds)
-        batch.payloads, batch.keys, batch.headers = payloads, keys, headers
-        batch.size_bytes = size_bytes + MESSAGE_BYTES * len(payloads)
+    def add_batch(self, columns: Columns, conditions: Conditions = UNCONDITIONAL) -> BatchWaiter:
+        """Queue a batch that nothing joins; the future gets its offsets, or schedule ids."""
+        batch = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds, conditions)
+        batch.payloads, batch.keys, batch.headers, size_bytes, batch.message_ids = columns
+        batch.size_bytes = size_bytes + column_bytes(batch.message_ids) + MESSAGE_BYTES * len(batch.payloads)
         batch.whole = self._loop.create_future()
         self._open = None
         self._queued_bytes += batch.size_bytes
@@ -213,7 +234,7 @@ class Lane:
             self._queued_bytes -= batch.size_bytes
             try:
                 self._send(link, batch)
-            except LocalProtocolError as error:  # it can never be sent; the others can
+            except (LocalProtocolError, InvalidRequestError) as error:  # it can never be sent; the others can
                 batch.fail(error)
         if not self._queue and not self._in_flight:
             self._idle.set()
@@ -233,8 +254,18 @@ class Lane:
             batch.keys,
             batch.headers,
             batch.payloads,
+            batch.conditions.expect_offset,
+            batch.message_ids,
+            batch.conditions.deliver_us,
+            batch.conditions.delay_us,
         )
-        encoded = encode_frame(frame)  # first: a batch that cannot be encoded must not take a sequence number
+        encoded = encode_frame(frame)  # first: a batch that cannot be sent must not take a sequence number
+        most_bytes = self._limits.frame_bytes if link.welcome is None else link.welcome.frame_bytes
+        if len(encoded) > most_bytes:
+            raise InvalidRequestError(
+                f"a batch of {len(batch.payloads)} messages takes {len(encoded)} bytes in a frame; "
+                f"{link.address} takes at most {most_bytes}; nothing of it was stored"
+            )
         batch.producer, batch.sequence = self._producer, self._sequence
         batch.rejection = None
         batch.fate_unknown = True
@@ -253,7 +284,7 @@ class Lane:
             self._backoff.reset()
             if batch in self._in_flight:
                 self._in_flight.remove(batch)  # the oldest, nearly always
-                batch.succeed(reply.first_offset)
+                batch.succeed(reply)
             if self._in_flight or self._queue:
                 if not self._flushing:
                     self._flushing = True

@@ -39,8 +39,7 @@ def delay_fields(delay_seconds: float | None, deliver_at: datetime | None, now_u
 
 
 def _delay_us(delay_seconds: float) -> int:
-    number = isinstance(delay_seconds, int | float) and not isinstance(delay_seconds, bool)
-    if not number or not math.isfinite(delay_seconds):
+    if type(delay_seconds) not in (int, float) or not math.isfinite(delay_seconds):
         raise InvalidRequestError(f"a delay is a number of seconds, not {delay_seconds!r}")
     if delay_seconds <= 0:
         raise InvalidRequestError(
@@ -62,7 +61,9 @@ def due_us(deliver_us: int, delay_us: int, now_us: int) -> int:
     if not deliver_us and not delay_us:
         return 0
     if deliver_us < 0 or delay_us < 0 or (deliver_us and delay_us):
-        raise InvalidRequestError("a publish has a time of delivery or a delay, not both; neither is negative")
+        raise InvalidRequestError(
+            "a publish has a time of delivery or a delay, not both; neither is negative"
+        )
     due = deliver_us or now_us + delay_us
     # A day of grace: the publisher's clock may not be ours.
     _check_span(due - now_us - 86_400 * _SECOND_US, "the time of delivery")

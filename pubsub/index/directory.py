@@ -149,5 +149,9 @@ def _merged(topic: TopicInfo, held: TopicInfo | None) -> TopicInfo:
     if held is None:
         return topic
     return msgspec.structs.replace(
-        topic, next_offset=held.next_offset, first_offset=held.first_offset, read_only=held.read_only
+        topic,
+        next_offset=held.next_offset,
+        first_offset=held.first_offset,
+        read_only=held.read_only,
+        scheduled=held.scheduled,
     )

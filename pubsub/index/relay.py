@@ -161,7 +161,7 @@ class Relay:
         publisher.release(size_bytes)
         connection = publisher.connection
         if isinstance(reply, m.Published):
-            connection.send_frame(m.Published(request, reply.first_offset, reply.duplicate))
+            connection.send_frame(msgspec.structs.replace(reply, id=request))
             return
         self.forget(topic)
         if isinstance(reply, ConnectionLostError):
@@ -200,4 +200,5 @@ class Relay:
 
 def _size_bytes(frame: m.Publish) -> int:
     size_bytes = column_bytes(frame.payloads) + column_bytes(frame.keys) + column_bytes(frame.headers)
+    size_bytes += column_bytes(frame.message_ids)
     return size_bytes + _MESSAGE_BYTES * len(frame.payloads)

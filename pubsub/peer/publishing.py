@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pubsub.core.schedule import due_us
 from pubsub.errors import InvalidRequestError, MessageTooLargeError, PubsubError
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
+from pubsub.policy import stored_policy
 from pubsub.protocol import messages as m
-from pubsub.protocol.batch import column_bytes, decode_headers
+from pubsub.protocol.batch import BATCH_MESSAGES, check_message_id, column_bytes, decode_headers
 from pubsub.protocol.codec import encode_frame
 from pubsub.protocol.messages import Publish
 from pubsub.storage.store import Append
@@ -17,9 +21,6 @@ if TYPE_CHECKING:
 
 QUEUED_MESSAGE_BYTES = 16
 """What a message waiting for its commit counts for besides what it carries, so that empty ones are bounded too."""
-
-BATCH_MESSAGES = 10_000
-"""Most messages in one publish: a frame of empty ones could hold millions, and a commit takes it whole."""
 
 
 class Publishing:
@@ -31,38 +32,58 @@ class Publishing:
         self.requests: dict[type, RequestHandler] = {}
 
     def on_publish(self, connection: ServerConnection, frame: m.Publish) -> None:
+        def answer(reply: m.Published | PubsubError) -> None:
+            if isinstance(reply, PubsubError):
+                connection.refuse(frame.id, reply)
+            else:
+                connection.send(encode_frame(reply))
+
+        self.publish(frame, answer)
+        if self._node.store.full:
+            connection.hold_reading("storage")
+            self._node.store.when_room(lambda: connection.release_reading("storage"))
+
+    def publish(self, frame: m.Publish, answer: Callable[[m.Published | PubsubError], None]) -> None:
+        """Store a batch, or hold it until it is due; `answer` is called once it is on disk, or why it is not."""
+        node = self._node
         try:
-            size_bytes = check_publish(frame, self._node.limits.message_bytes)
-            topic = self._node.owned(frame.topic, frame.topic_id)
+            size_bytes = check_publish(frame, node.limits.message_bytes)
+            due = due_us(frame.deliver_us, frame.delay_us, time.time_ns() // 1000)
+            topic = node.owned(frame.topic, frame.topic_id)
         except PubsubError as error:
-            connection.refuse(frame.id, error)
+            answer(error)
             return
         count = len(frame.payloads)
 
         def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
             if error is not None:
-                connection.refuse(frame.id, error)
+                answer(error)
                 return
             if not duplicate:
-                self._node.published_messages += count
-            connection.send(encode_frame(m.Published(frame.id, first_offset, duplicate)))
+                if due:
+                    node.schedule.added(topic, count, due)
+                else:
+                    node.published_messages += len(append.payloads)  # without those stored before
+            answer(m.Published(frame.id, first_offset, duplicate, append.offsets))
 
-        self._node.store.append(
-            Append(
-                topic.id,
-                topic.epoch,
-                frame.producer,
-                frame.sequence,
-                frame.keys,
-                frame.headers,
-                frame.payloads,
-                size_bytes + QUEUED_MESSAGE_BYTES * count,
-                done,
-            )
+        append = Append(
+            topic.id,
+            topic.epoch,
+            frame.producer,
+            frame.sequence,
+            frame.keys,
+            frame.headers,
+            frame.payloads,
+            size_bytes + QUEUED_MESSAGE_BYTES * count,
+            done,
         )
-        if self._node.store.full:
-            connection.hold_reading("storage")
-            self._node.store.when_room(lambda: connection.release_reading("storage"))
+        if due:
+            append.due_us = due
+        elif frame.expect_offset != -1 or frame.message_ids is not None:
+            append.expect_offset = frame.expect_offset
+            append.message_ids = frame.message_ids
+            append.dedupe_us = stored_policy(topic.policy).dedupe_us
+        node.store.append(append)
 
 
 def check_publish(frame: Publish, message_bytes: int) -> int:
@@ -78,7 +99,11 @@ def check_publish(frame: Publish, message_bytes: int) -> int:
         raise InvalidRequestError("a batch holds at least one message")
     if count > BATCH_MESSAGES:
         raise InvalidRequestError(f"a batch holds at most {BATCH_MESSAGES} messages, not {count}")
-    for name, column in (("keys", frame.keys), ("headers", frame.headers)):
+    for name, column in (
+        ("keys", frame.keys),
+        ("headers", frame.headers),
+        ("message ids", frame.message_ids),
+    ):
         if column is not None and len(column) != count:
             raise InvalidRequestError(f"a batch of {count} messages has {len(column)} {name}")
     if not (0 <= frame.producer < 2**63 and 0 <= frame.sequence < 2**62):
@@ -88,10 +113,24 @@ def check_publish(frame: Publish, message_bytes: int) -> int:
     if frame.headers is not None:
         for text in frame.headers:
             decode_headers(text)
+    if frame.expect_offset != -1 or frame.message_ids is not None:
+        _check_conditions(frame)
     size_bytes = column_bytes(frame.payloads) + column_bytes(frame.keys) + column_bytes(frame.headers)
     if size_bytes > message_bytes:
         _check_each(frame, message_bytes)
     return size_bytes
+
+
+def _check_conditions(frame: Publish) -> None:
+    if not -1 <= frame.expect_offset < 2**63:
+        raise InvalidRequestError(f"an expected offset is a number from 0 on, not {frame.expect_offset}")
+    if frame.deliver_us or frame.delay_us:
+        raise InvalidRequestError(
+            "messages for later take neither message ids nor an expected offset: they get their offsets when due"
+        )
+    for message_id in frame.message_ids or ():
+        if message_id is not None:
+            check_message_id(message_id)
 
 
 def _check_each(frame: Publish, limit_bytes: int) -> None:

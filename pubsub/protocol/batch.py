@@ -10,6 +10,12 @@ from pubsub.errors import InvalidRequestError
 from pubsub.model import NO_HEADERS
 from pubsub.protocol.messages import Batch
 
+BATCH_MESSAGES = 10_000
+"""Most messages in one publish: a frame of empty ones could hold millions, and a commit takes it whole."""
+
+MESSAGE_ID_LENGTH = 200
+"""Longest message id, in characters."""
+
 _headers_encoder = msgspec.json.Encoder()
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 
@@ -91,3 +97,22 @@ def decode_headers(text: str | None) -> Mapping[str, str]:
         return _headers_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise InvalidRequestError(f"headers must be a JSON object that maps text to text: {error}") from error
+
+
+def check_message_id(message_id: str) -> str:
+    """Return the id.
+
+    Raises:
+        InvalidRequestError: it is not text of 1 to 200 characters.
+    """
+    if not isinstance(message_id, str):
+        raise InvalidRequestError(f"a message id is str, not {type(message_id).__name__}")
+    if not 0 < len(message_id) <= MESSAGE_ID_LENGTH:
+        raise InvalidRequestError(
+            f"a message id has 1 to {MESSAGE_ID_LENGTH} characters, not {len(message_id)}"
+        )
+    try:
+        message_id.isascii() or message_id.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"the message id cannot be written as UTF-8: {error}") from error
+    return message_id

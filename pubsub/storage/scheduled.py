@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, CursorResult
 
 
 class HeldMessage(NamedTuple):
@@ -39,30 +39,43 @@ _COLUMNS = "id, due_at, key, headers, payload"
 
 
 def due(
-    connection: Connection, topic_ids: Sequence[int], now_us: int, limit: int, max_bytes: int
+    connection: Connection,
+    topic_ids: Sequence[int],
+    now_us: int,
+    share_messages: int,
+    share_bytes: int,
+    max_bytes: int,
 ) -> list[DueMessages]:
-    """What is due at `now_us`, topic by topic: at most `limit` messages, and no more once there are `max_bytes`.
+    """What is due at `now_us`, topic by topic.
 
-    A topic that the bounds left no room for is not in the list.
+    Args:
+        share_messages, share_bytes: Of each topic at most so many messages, and no more once there are so many bytes.
+        max_bytes: Once there are so many of all topics, those behind are left out of the list.
     """
     found: list[DueMessages] = []
     for topic_id in topic_ids:
-        if limit <= 0 or max_bytes <= 0:
+        if max_bytes <= 0:
             break
         rows = connection.exec_driver_sql(
             f"SELECT {_COLUMNS} FROM scheduled WHERE topic_id = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?",
-            (topic_id, now_us, limit),
+            (topic_id, now_us, share_messages),
         )
-        taken: list[HeldMessage] = []
-        for row in rows:
-            taken.append(HeldMessage(*row))
-            max_bytes -= taken[-1].size_bytes
-            if max_bytes <= 0:
-                break
-        rows.close()
-        limit -= len(taken)
+        taken = _take(rows, min(share_bytes, max_bytes))
+        max_bytes -= sum(message.size_bytes for message in taken)
         found.append(DueMessages(topic_id, taken, _next_after(connection, topic_id, taken)))
     return found
+
+
+def _take(rows: CursorResult[Any], max_bytes: int) -> list[HeldMessage]:
+    """Rows until there are `max_bytes`; one at least, whatever its size."""
+    taken: list[HeldMessage] = []
+    for row in rows:
+        taken.append(HeldMessage._make(row))
+        max_bytes -= taken[-1].size_bytes
+        if max_bytes <= 0:
+            break
+    rows.close()
+    return taken
 
 
 def _next_after(connection: Connection, topic_id: int, taken: Sequence[HeldMessage]) -> int | None:
@@ -82,14 +95,7 @@ def held(
         f"SELECT {_COLUMNS} FROM scheduled WHERE topic_id = ? AND (due_at, id) > (?, ?) ORDER BY due_at, id LIMIT ?",
         (topic_id, *after, limit),
     )
-    found: list[HeldMessage] = []
-    for row in rows:
-        found.append(HeldMessage(*row))
-        max_bytes -= found[-1].size_bytes
-        if max_bytes <= 0:
-            break
-    rows.close()
-    return found
+    return _take(rows, max_bytes)
 
 
 def held_ids(connection: Connection, topic_id: int, schedule_ids: Sequence[int]) -> list[int]:

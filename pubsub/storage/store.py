@@ -309,10 +309,10 @@ class Store:
         return await self._reader.run(search, topic.id, *bounds, key, headers)
 
     async def due(
-        self, topic_ids: Sequence[int], now_us: int, limit: int, max_bytes: int
+        self, topic_ids: Sequence[int], now_us: int, share_messages: int, share_bytes: int, max_bytes: int
     ) -> list[DueMessages]:
         """Messages held for these topics that are due; see `storage.scheduled`."""
-        return await self._reader.run(due, topic_ids, now_us, limit, max_bytes)
+        return await self._reader.run(due, topic_ids, now_us, share_messages, share_bytes, max_bytes)
 
     async def held(
         self, topic: Topic, after: tuple[int, int], limit: int, max_bytes: int

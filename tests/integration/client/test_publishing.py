@@ -212,7 +212,7 @@ async def test_a_key_that_is_no_text_for_utf8_is_refused_and_the_next_messages_g
 async def test_a_batch_that_cannot_be_encoded_fails_alone(
     peer: pubsub.Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pubsub.client.client.check_key", lambda key: key)
+    monkeypatch.setattr("pubsub.client.publish_verbs.check_key", lambda key: key)
     async with pubsub.Client(peer.address) as client:
         for _ in range(2):
             with pytest.raises(LocalProtocolError):
