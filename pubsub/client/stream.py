@@ -99,7 +99,9 @@ class Stream:
                 return
             except PubsubError as error:
                 self._routes.forget(self.topic)
-                retriable = error.retriable or isinstance(error, TimeoutExpiredError)
+                # An error with an id is about a topic that we remembered, and whose name is another's now.
+                moved = isinstance(error, TopicNotFoundError) and "id" in error.data and not self.topic_id
+                retriable = error.retriable or moved or isinstance(error, TimeoutExpiredError)
                 pause = backoff.next_seconds()
                 if not retriable or (deadline is not None and loop.time() + pause >= deadline):
                     raise
