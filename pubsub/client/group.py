@@ -26,7 +26,7 @@ from pubsub.client.settling import OWN_BACKOFF, Settling
 from pubsub.client.stream import Stream
 from pubsub.client.subscription import Start, columns_of, start_fields
 from pubsub.config import ClientSettings
-from pubsub.errors import InvalidRequestError, PubsubError, RemoteProtocolError
+from pubsub.errors import InvalidRequestError, RemoteProtocolError
 from pubsub.model import Message
 from pubsub.net.link import Link
 from pubsub.protocol import messages as m
@@ -51,6 +51,7 @@ class GroupMessage(Message, frozen=True, gc=True, weakref=True, eq=False):
     attempt: int
     """How often it has been given out, this time included."""
     _member: GroupSubscription
+    _settling: Settling
     _settled: bool = False
 
     @property
@@ -114,7 +115,10 @@ class GroupSubscription(Stream):
         self._max_in_flight = max_in_flight
         self._asked = dict(asked)
         self._name = name
-        self._settling = Settling(topic, settings, self._on_late)
+        self._settling: Settling | None = None
+        """Of the membership that there is, or that is being asked for."""
+        self.late = 0
+        """How many messages were settled too late, awaited or not."""
         self._waiting: deque[GroupMessage] = deque()
         """Received, and not yet handed to the application."""
         self._held: dict[tuple[int, int], weakref.ref[GroupMessage]] = {}
@@ -126,6 +130,7 @@ class GroupSubscription(Stream):
     # Connecting
 
     def _request(self, link: Link, route: Route, number: int) -> m.JoinGroup:
+        self._settling = Settling(self.topic, link, number, self._settings, self._on_late)
         return m.JoinGroup(
             id=link.next_id(),
             subscription=number,
@@ -150,28 +155,25 @@ class GroupSubscription(Stream):
                     "group %s of %s has %s=%s, not %s: options are those of who made the group",
                     *(self.group, self.topic, option, reply.options[option], value),
                 )
-        self._settling.attach(link, self._number)
         self._extended_at = asyncio.get_running_loop().time()
         self._watch_leases()
         return reply.topic_id
 
     def _interrupted(self) -> None:
-        self._settling.detach()
+        if self._settling is not None:
+            self._settling.end(closed=self._closed)
         self._waiting.clear()
         self._held.clear()
         if self._lease_timer is not None:
             self._lease_timer.cancel()
             self._lease_timer = None
 
-    def _fail(self, error: PubsubError) -> None:
-        super()._fail(error)
-        self._settling.close(error)
-
     # Receiving
 
     def _take(self, batch: m.Batch) -> None:
         attempts = batch.attempts or [1] * len(batch.payloads)
-        self._waiting.extend(map(GroupMessage, *columns_of(self.topic, batch), attempts, repeat(self)))
+        columns = columns_of(self.topic, batch)
+        self._waiting.extend(map(GroupMessage, *columns, attempts, repeat(self), repeat(self._settling)))
 
     def __aiter__(self) -> GroupSubscription:
         return self
@@ -247,19 +249,15 @@ class GroupSubscription(Stream):
 
     # Settling
 
-    @property
-    def late(self) -> int:
-        """How many messages were settled too late, awaited or not."""
-        return self._settling.late
-
     def _settle(self, message: GroupMessage, how: str, delay_us: int = OWN_BACKOFF) -> asyncio.Future[None]:
         if how != "extend":
             msgspec.structs.force_setattr(message, "_settled", True)
             self._held.pop((message.offset, message.attempt), None)
-        return self._settling.add(how, message.offset, message.attempt, delay_us)
+        return message._settling.add(how, message.offset, message.attempt, delay_us)
 
-    def _on_late(self, offset: int, attempt: int) -> None:
-        """The owner says that this delivery is over: if the application has not seen it yet, it never does."""
+    def _on_late(self, offset: int, attempt: int, asked: bool) -> None:
+        """This delivery is over: if the application has not seen it yet, it never does."""
+        self.late += asked
         self._held.pop((offset, attempt), None)
         for message in self._waiting:
             if message.offset == offset and message.attempt == attempt:
@@ -280,7 +278,8 @@ class GroupSubscription(Stream):
         self._extended_at = now
         self._held = {delivery: held for delivery, held in self._held.items() if held() is not None}
         waiting = [(message.offset, message.attempt) for message in self._waiting]
-        self._settling.tell("extend", [*self._held, *waiting])
+        if self._settling is not None:
+            self._settling.tell("extend", [*self._held, *waiting])
         self._watch_leases()
 
     # Closing
@@ -297,9 +296,8 @@ class GroupSubscription(Stream):
     async def close(self) -> None:
         """Wait for what has been settled, then leave: what is not goes to others at once. Idempotent."""
         self.stop()
-        if not self._closed:
+        if not self._closed and self._settling is not None:
             self._settling.tell("release", [(message.offset, message.attempt) for message in self._waiting])
             self._waiting.clear()
             await self._settling.drain(CLOSE_SECONDS)
         await super().close()
-        self._settling.close()

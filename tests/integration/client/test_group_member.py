@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 import pubsub
-from pubsub.errors import GroupNotFoundError, InvalidRequestError, ReadOnlyError, TopicOfflineError
+from pubsub.errors import (
+    ConflictError,
+    GroupNotFoundError,
+    InvalidRequestError,
+    ReadOnlyError,
+    TopicOfflineError,
+)
 from pubsub.model import GroupInfo
 from tests.integration.client.fake_owner import FakeOwner
 from tests.waiting import wait_until
@@ -130,7 +136,7 @@ async def test_only_what_was_late_raises_and_it_names_the_message(
     assert results[0] is None
     assert results[2] is None
     assert isinstance(results[1], pubsub.LateAcknowledgementError)
-    assert "message 2 of t, attempt 4, was not this member's any more" in str(results[1])
+    assert "message 2 of t, attempt 4, was settled before, or its lease ran out" in str(results[1])
     assert results[1].data == {"offset": 2, "attempt": 4, "fate_unknown": False}
     assert messages.late == 1
 
@@ -173,17 +179,17 @@ async def test_what_an_owner_refuses_for_good_is_raised(owner: FakeOwner, client
 
 
 async def test_an_owner_that_does_not_answer_is_given_up_and_left(owner: FakeOwner) -> None:
-    async with pubsub.Client(owner.address, timeout_seconds=0.3) as client:
-        async with client.subscribe("t", group="g") as messages:
-            owner.give((1, 1))
-            message = await anext(messages)
-            owner.answering.clear()
-            with pytest.raises(
-                pubsub.TimeoutExpiredError, match=r"0\.3 s: whether it took effect is unknown"
-            ):
-                await message.ack()
-            owner.answering.set()
-            await wait_until(lambda: len(owner.joins) == 2)
+    async with (
+        pubsub.Client(owner.address, timeout_seconds=0.3) as client,
+        client.subscribe("t", group="g") as messages,
+    ):
+        owner.give((1, 1))
+        message = await anext(messages)
+        owner.answering.clear()
+        with pytest.raises(pubsub.TimeoutExpiredError, match=r"0\.3 s: whether it took effect is unknown"):
+            await message.ack()
+        owner.answering.set()
+        await wait_until(lambda: len(owner.joins) == 2)
 
 
 async def test_giving_up_waiting_for_an_ack_does_not_take_it_back(
@@ -260,30 +266,48 @@ async def test_after_a_broken_connection_it_joins_again_and_what_waited_is_dropp
         owner.give((2, 2))
         again = await anext(messages)
         assert (again.offset, again.attempt) == (2, 2)
-        owner.late = {(1, 1)}
         with pytest.raises(pubsub.LateAcknowledgementError):
             await held.ack()
         await again.ack()
         assert owner.settles[-1].subscription == owner.joins[1].subscription
 
 
-async def test_an_ack_whose_answer_was_lost_is_sent_again_and_late_then_says_that_its_fate_is_unknown(
+async def test_an_ack_that_was_under_way_when_the_connection_broke_is_late_and_says_that_its_fate_is_unknown(
     owner: FakeOwner, client: pubsub.Client
 ) -> None:
     async with client.subscribe("t", group="g") as messages:
         owner.give((1, 1), (2, 1))
-        acks = [asyncio.ensure_future(message.ack()) for message in await take(messages, 2)]
+        one, two = await take(messages, 2)
         owner.answering.clear()
+        under_way = asyncio.ensure_future(one.ack())
         await wait_until(lambda: owner.settles)
-        owner.late = {(2, 1)}
+        queued = asyncio.ensure_future(two.ack())
         owner.cut()
-        await wait_until(lambda: len(owner.settles) == 2)
-        owner.answering.set()
-        await acks[0]
-        with pytest.raises(pubsub.LateAcknowledgementError, match="the connection broke") as caught:
-            await acks[1]
-        assert caught.value.data["fate_unknown"] is True
-    assert owner.settled("ack") == [[1, 2], [1, 2]]
+        with pytest.raises(pubsub.LateAcknowledgementError, match="it was settled by then, or") as caught:
+            await under_way
+        assert caught.value.data == {"offset": 1, "attempt": 1, "fate_unknown": True}
+        with pytest.raises(pubsub.LateAcknowledgementError, match="is given out again") as caught:
+            await queued
+        assert caught.value.data["fate_unknown"] is False
+        assert messages.late == 2
+        await wait_until(lambda: len(owner.joins) == 2)
+    assert owner.settled("ack") == [[1]]
+
+
+async def test_a_delivery_from_before_a_reset_is_not_taken_for_one_after_it(
+    owner: FakeOwner, client: pubsub.Client
+) -> None:
+    async with client.subscribe("t", group="g") as messages:
+        owner.give((1, 1))
+        before = await anext(messages)
+        owner.end(ConflictError("group g was reset"))
+        await wait_until(lambda: len(owner.joins) == 2)
+        owner.give((1, 1))
+        after = await anext(messages)
+        with pytest.raises(pubsub.LateAcknowledgementError, match="its group was reset"):
+            await before.ack()
+        await after.ack()
+    assert owner.settled("ack") == [[1]]
 
 
 async def test_an_owner_that_ends_it_for_now_is_joined_again(owner: FakeOwner, client: pubsub.Client) -> None:
@@ -294,7 +318,7 @@ async def test_an_owner_that_ends_it_for_now_is_joined_again(owner: FakeOwner, c
         await (await anext(messages)).ack()
 
 
-async def test_a_deleted_group_ends_the_iteration_and_all_that_is_settled_with_an_error(
+async def test_a_deleted_group_ends_the_iteration_with_an_error_and_what_is_settled_then_is_late(
     owner: FakeOwner, client: pubsub.Client
 ) -> None:
     async with client.subscribe("t", group="g") as messages:
@@ -307,7 +331,7 @@ async def test_a_deleted_group_ends_the_iteration_and_all_that_is_settled_with_a
         with pytest.raises(GroupNotFoundError, match="deleted"):
             await anext(messages)
         for ack in (under_way, two.ack()):
-            with pytest.raises(GroupNotFoundError, match="deleted"):
+            with pytest.raises(pubsub.LateAcknowledgementError):
                 await ack
 
 
