@@ -88,14 +88,20 @@ class Directory:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (timeout_seconds or self._settings.timeout_seconds)
         backoff = Backoff(self._settings.backoff_first_seconds, self._settings.backoff_most_seconds)
+        answer: PubsubError | None = None
+        """The last error that an index gave: it says more than that the last attempt, cut short, got no answer."""
         while True:
             try:
                 return await self._ask(make, deadline - loop.time())
             except PubsubError as error:
                 pause = backoff.next_seconds()
                 if not error.retriable or self._closed or loop.time() + pause >= deadline:
+                    if answer is not None and isinstance(error.__cause__, TimeoutExpiredError):
+                        raise answer from error
                     raise
                 log.debug("asking an index again: %s", error)
+                if not isinstance(error, IndexUnavailableError):
+                    answer = error
             await asyncio.sleep(pause)
 
     async def _ask(self, make: Callable[[int], m.Request], left_seconds: float) -> list[m.Frame]:

@@ -64,21 +64,23 @@ class Registration:
             except PubsubError as error:
                 self._node.registered = False
                 self._node.warning = error.message
-                self._settle(error)
-                if error.message != said:
+                told = self._settle(error)
+                if error.message != said and not told:
                     said = error.message
                     log.warning("peer %s is not registered, trying on: %s", self._node.name, error)
                 if isinstance(error, TimeoutExpiredError) and self._link is not None:
                     self._node.directory.distrust(self._link)
             await asyncio.sleep(backoff.next_seconds())
 
-    def _settle(self, error: PubsubError | None) -> None:
+    def _settle(self, error: PubsubError | None) -> bool:
+        """The first attempt is over; True if whoever waits for it is told of the error."""
         if self.first.done():
-            return
+            return False
         if isinstance(error, PeerNameTakenError):
             self.first.set_exception(error)
-        else:
-            self.first.set_result(None)
+            return True
+        self.first.set_result(None)
+        return False
 
     async def _register(self, link: Link) -> None:
         node = self._node

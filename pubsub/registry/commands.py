@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ _PIPELINES = 8
 """Pipelines under way at once; as many connections are open. More would only queue up inside Redis."""
 _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MOST_SECONDS = 1.0
+_CLIENT_REPR = re.compile(r" *:? *<redis\..*>", re.DOTALL)
+"""How the library's errors about sentinels show a whole client, its connections and options."""
 
 
 class Commands:
@@ -126,7 +129,8 @@ class Commands:
     def _reason(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError):
             return f"no reply within {self._reply_seconds:g} seconds"
-        return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        text = _CLIENT_REPR.sub("", str(error))
+        return " ".join(text.split()).rstrip(".") or type(error).__name__
 
     def _unavailable(self, reason: str) -> RegistryUnavailableError:
         return RegistryUnavailableError(

@@ -21,8 +21,9 @@ RedisClient = Redis | RedisCluster
 
 CONNECT_SECONDS = 2.0
 """How long making a connection may take."""
-REPLY_SECONDS = 5.0
-"""How long a reply may take."""
+REPLY_SECONDS = 3.0
+"""How long a reply may take. Less than clients (5 s) and peers (4 s) wait for an index, which must still have the time
+to say that it is the registry that does not answer."""
 
 
 def make_client(address: RedisAddress, closing: AsyncExitStack) -> RedisClient:

@@ -95,6 +95,16 @@ async def test_redis_that_is_not_there_at_start_is_a_clear_error_within_two_seco
     assert "secret" not in str(caught.value)
 
 
+async def test_sentinels_that_are_not_there_are_a_short_error(
+    open_registry: Callable[..., RedisRegistry],
+) -> None:
+    registry = open_registry(f"redis+sentinel://127.0.0.1:{choose_free_port()}/main")
+    await registry.open()
+    with pytest.raises(RegistryUnavailableError, match=r"No master found for 'main'") as caught:
+        await registry.generation(NOW)
+    assert "<" not in str(caught.value)
+
+
 async def test_redis_that_starts_later_is_found(
     redis_process: RedisProcess, open_registry: Callable[..., RedisRegistry]
 ) -> None:

@@ -1,8 +1,11 @@
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
 
+import pubsub
 from pubsub.config import IndexSettings, Limits
 from pubsub.errors import (
     InternalError,
@@ -257,3 +260,20 @@ async def test_a_closing_index_answers_what_is_under_way(start_peer: StartPeer, 
     alice.gate.set()
     assert (await creating).owner == "alice"
     await closing
+
+
+async def test_a_registry_that_hangs_is_named_to_clients_and_in_the_status(
+    redis_process: RedisProcess,
+) -> None:
+    registry = RedisRegistry(redis_process.url)  # with the deadline that users have
+    async with (
+        IndexServer(registry, listen=Address("127.0.0.1", 0)) as index,
+        pubsub.Client(str(index.address), timeout_seconds=5.0) as client,
+    ):
+        assert await client.topics() == []
+        os.kill(redis_process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(RegistryUnavailableError, match="redis"):
+                await client.topics()
+        finally:
+            os.kill(redis_process.pid, signal.SIGCONT)
