@@ -14,7 +14,7 @@ from typing import Any
 
 from pubsub.client.directory import Directory
 from pubsub.config import Limits, PeerSettings
-from pubsub.errors import NotOwnerError
+from pubsub.errors import NotOwnerError, TopicExistsError
 from pubsub.model import TopicInfo, check_topic_name, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Cursors
@@ -132,6 +132,8 @@ class Node:
             policy=topic.policy,
             read_only=self.store.fault,
             scheduled=self.schedule.count(topic),
+            messages=topic.messages,
+            bytes=topic.size_bytes,
         )
 
     def state(self, topic: Topic) -> m.CopyState:
@@ -161,11 +163,13 @@ class Node:
 
         Raises:
             InvalidNameError: its name is illegal.
-            InvalidRequestError: another topic has the name here.
+            TopicExistsError: a later topic has the name here, so the word is an old one that was held up.
         """
         check_topic_name(copy.topic)
         other = self.store.topics.get(copy.topic)
         if other is not None and other.id != copy.id:
+            if other.created_us > copy.created_us:
+                raise TopicExistsError(f"topic {copy.topic} was created anew since then", owner=other.owner)
             await self.set_aside(other, f"its name belongs to topic {copy.id} since then")
         await self.store.create(copy)
 
