@@ -43,6 +43,8 @@ LOOK_AHEAD = 1000
 """Messages blocked by their key for which an ordered group looks beyond to others."""
 MOST_ENTRIES = 100_000
 """Unsettled messages of one group, in memory; with so many it is given nothing new."""
+MOST_EXPIRED = 10_000
+"""Expired deliveries that are remembered of a member: as many as it can have at once."""
 _HEAP_SLACK = 1000
 
 
@@ -102,12 +104,15 @@ class Entry(msgspec.Struct, gc=False):
 class Member:
     """What one member may have, and has."""
 
-    __slots__ = ("offsets", "window")
+    __slots__ = ("expired", "offsets", "window")
 
     def __init__(self, window: Window) -> None:
         self.window = window
         self.offsets: set[int] = set()
         """In flight at this member."""
+        self.expired: dict[int, int] = {}
+        """Offset -> attempt of deliveries whose lease ran out here: the member may still take them for its own, so
+        none of them may be given to it under the same attempt, though a redriven message is counted anew."""
 
 
 class _Lane:
@@ -266,6 +271,7 @@ class Group:
             The positions of those given, and their attempts; what was not given must be put back.
         """
         window, due_us = self.members[member].window, now_us + self._lease_us
+        expired = self.members[member].expired
         positions: list[int] = []
         for position, (offset, size_bytes) in enumerate(zip(offsets, sizes, strict=True)):
             entry = self.entries.get(offset)
@@ -275,7 +281,7 @@ class Group:
                 break
             self._picked.discard(offset)
             self._counts[READY] -= 1
-            entry.attempts += 1
+            entry.attempts = max(entry.attempts, expired.get(offset, 0)) + 1
             self._give(offset, entry, member, size_bytes, due_us)
             positions.append(position)
         given = [offsets[position] for position in positions]
@@ -371,6 +377,9 @@ class Group:
         """The entry of a delivery, if it is the present one of its message and this member's."""
         entry = self.entries.get(offset)
         if entry is None or entry.state != IN_FLIGHT or entry.attempts != attempt or entry.member != member:
+            holder = self.members.get(member)
+            if holder is not None and holder.expired.get(offset) == attempt:
+                del holder.expired[offset]  # now the member knows
             return None
         return entry
 
@@ -453,8 +462,15 @@ class Group:
                 if entry.state == DELAYED:
                     self._to_ready(offset, entry)
                 elif entry.state == IN_FLIGHT:
+                    self._note_expired(self.members[entry.member].expired, offset, entry.attempts)
                     wait_us = self.options.backoff_us(entry.attempts)
                     self._fail(offset, entry, EXPIRED, now_us + wait_us if wait_us else 0)
+
+    def _note_expired(self, expired: dict[int, int], offset: int, attempt: int) -> None:
+        expired.pop(offset, None)
+        expired[offset] = attempt
+        if len(expired) > MOST_EXPIRED:
+            del expired[next(iter(expired))]
 
     def _schedule(self, due_us: int, offsets: tuple[int, ...]) -> None:
         if not offsets:
@@ -562,6 +578,17 @@ class Group:
                 if len(found) >= most:
                     break
         return found
+
+    def spare(self) -> int:
+        """What is dying is ready once more, as if it had never been given out. Returns how many it were."""
+        spared = list(self._dying)
+        for offset in spared:
+            entry = self.entries[offset]
+            self._counts[DYING] -= 1
+            del self.entries[offset], self._dying[offset]
+            self._add(offset, Entry(READY, 0, 0, "", entry.key, 0))
+            self._dirty.add(offset)
+        return len(spared)
 
     def buried(self, offsets: Iterable[int]) -> None:
         """These are dead letters now; their rows went in the same transaction."""

@@ -164,7 +164,10 @@ class DeadLetters:
         if is_dead_letter_topic(work.topic.name):
             raise InvalidRequestError(f"{work.topic.name} is a topic of dead letters: it has none of its own")
         work.check_sound()
-        ready = anew = 0
+        while work.burying is not None:
+            await asyncio.wait([work.burying])
+        ready, anew = work.group.spare(), 0
+        work.pump_soon()
         while len(work.group.entries) + REDRIVEN_AT_ONCE <= MOST_ENTRIES:
             letters = await self._node.store.look(dead_letters, work.topic.id, work.name, REDRIVEN_AT_ONCE)
             if not letters:

@@ -56,6 +56,8 @@ class Seat:
         self.id = f"{name} {connection.remote}/{number}".lstrip()
         """What stands in the rows of messages that it has in flight; no other connection has the same."""
         self.since_us = now_us()
+        self.leaving = False
+        """It has given back what it had not begun, and is given nothing more."""
         self.waiting: asyncio.Task[None] | None = None
         """While the other end does not read: until it does."""
 
@@ -97,6 +99,8 @@ class GroupWork:
         self._supply = Supply(store, topic, limits, self.pump)
         self._outbox: list[tuple[Seat, Batch]] = []
         """What has been given out since the last commit began."""
+        self._storing: list[tuple[Seat, Batch]] = []
+        """What the commit under way says is given out: to be delivered when it is done."""
         self._answers: list[Answer] = []
         """Who waits for the next commit."""
         self._committing = False
@@ -125,10 +129,19 @@ class GroupWork:
         if seat.waiting is not None:
             seat.waiting.cancel()
         if self._broken is None:
+            self._take_back(seat)
             self.group.leave(seat.id)
         if not self.seats:
             self.group.put_back(self._supply.clear())
         self.pump_soon()
+
+    def _take_back(self, seat: Seat) -> None:
+        """What a member has been given but not been sent is as if it had not been given."""
+        for box in (self._outbox, self._storing):
+            for to, batch in box:
+                if to is seat:
+                    self.group.release(seat.id, offsets_of(batch), batch.attempts or [])
+            box[:] = [given for given in box if given[0] is not seat]
 
     def settle(
         self, seat: Seat, frame: Settle, done: Callable[[list[int], PubsubError | None], None]
@@ -151,6 +164,8 @@ class GroupWork:
                 late = group.extend(seat.id, *deliveries, now_us())
             case "release":
                 late = group.release(seat.id, *deliveries)
+                seat.leaving = True
+                self._take_back(seat)
             case _:
                 raise InvalidRequestError(
                     f"a message can be settled by ack, nack, extend or release, not {frame.how!r}"
@@ -199,6 +214,8 @@ class GroupWork:
         self._give_new(seats)
 
     def _may_have(self, seat: Seat) -> bool:
+        if seat.leaving:
+            return False
         if seat.connection.writable:
             return seat.connection.open
         if seat.waiting is None:
@@ -276,7 +293,7 @@ class GroupWork:
         cursor_before = self.group.cursor_stored
         changes = self.group.changes()
         answers, self._answers = self._answers, []
-        outbox, self._outbox = self._outbox, []
+        self._storing, self._outbox = self._outbox, []
         if changes is None:
             for answer in answers:
                 answer(None)
@@ -288,17 +305,12 @@ class GroupWork:
         def done(error: PubsubError | None) -> None:
             self._committing = False
             self._committing_floor = None
-            self._committed(group, outbox, answers, error)
+            self._committed(group, answers, error)
 
         self._store.change(change_group(self.topic.id, self.name, changes), done)
 
-    def _committed(
-        self,
-        group: Group,
-        outbox: list[tuple[Seat, Batch]],
-        answers: list[Answer],
-        error: PubsubError | None,
-    ) -> None:
+    def _committed(self, group: Group, answers: list[Answer], error: PubsubError | None) -> None:
+        outbox, self._storing = self._storing, []
         for answer in answers:
             answer(error)
         if group is not self.group or self.ended:
@@ -307,8 +319,7 @@ class GroupWork:
             self._break(error)
             return
         for seat, batch in outbox:
-            if self.seats.get(seat.id) is seat:
-                seat.connection.send_frame(Deliver(seat.number, batch))
+            seat.connection.send_frame(Deliver(seat.number, batch))
         self.pump()
 
     def _break(self, error: PubsubError) -> None:
@@ -321,6 +332,7 @@ class GroupWork:
         for answer in answers:
             answer(self._broken)
         self._outbox.clear()
+        self._storing.clear()
         self._supply.clear()
         self._start(self._read_anew(), "read anew")
 
@@ -419,6 +431,7 @@ class GroupWork:
             raise
         self.group = Group(self._effective, position, first_offset=self.topic.first_offset)
         self._outbox.clear()
+        self._storing.clear()
         self._supply.clear()
         self._paused = False
 

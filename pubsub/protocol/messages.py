@@ -274,7 +274,7 @@ class Settle(msgspec.Struct, array_like=True, tag=62, frozen=True, kw_only=True)
     subscription: int
     how: str
     """ack: done. nack: failed, to be given out again. extend: the lease begins anew. release: not begun, give
-    it to another at once; this giving out is not counted as an attempt."""
+    them to others at once without counting this as an attempt, and give me nothing more: I am leaving."""
     offsets: list[int]
     attempts: list[int]
     delay_us: int = -1
