@@ -16,7 +16,7 @@ import pubsub
 from pubsub.config import Limits
 from pubsub.core.sequence import REMEMBERED_BATCHES
 from pubsub.errors import ERRORS_BY_CODE
-from pubsub.model import NAME_MAX_LENGTH, Change, PeerInfo, TopicInfo
+from pubsub.model import NAME_MAX_LENGTH, Change, CursorInfo, PeerInfo, TopicInfo
 from pubsub.net import connection as net_connection
 from pubsub.net import server as net_server
 from pubsub.peer.publishing import BATCH_MESSAGES
@@ -27,7 +27,7 @@ from tests.docs.plain_client import PlainClient, size_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 FRAMES: tuple[Any, ...] = get_args(m.Frame)
-INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, TopicInfo, PeerInfo)
+INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, TopicInfo, PeerInfo, CursorInfo)
 """Structures that occur within frames."""
 
 
@@ -277,7 +277,7 @@ async def test_the_window_is_never_exceeded_and_everything_comes_once_in_order(
         reply = await client.ask(*subscribe)
         client.send(*publish[:1], client.next_id(), *publish[1:])
     assert reply[0] == 13
-    assert reply[2:] == [TOPIC_ID, 1, 0]
+    assert reply[2:] == [TOPIC_ID, 1, 0, 0, 0]
 
     payloads: list[bytes] = []
     outstanding: list[int] = []
