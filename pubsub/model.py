@@ -116,6 +116,10 @@ class TopicInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Why publishes are refused at the moment, or None."""
     scheduled: int | None = None
     """Messages that are held for later; None while the owner is away."""
+    messages: int | None = None
+    """How many are stored: fewer than the offsets span, after compaction. None while the owner is away."""
+    bytes: int | None = None
+    """What their payloads, keys and headers take; None while the owner is away."""
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from pubsub.client.group_options import check_without_group, checked_in_flight, 
 from pubsub.client.group_verbs import GroupVerbs
 from pubsub.client.lane import Lane
 from pubsub.client.outgoing import check_key
+from pubsub.client.policy_verbs import PolicyVerbs
 from pubsub.client.publish_verbs import PublishVerbs
 from pubsub.client.routes import Routes, topics_in
 from pubsub.client.schedule_verbs import ScheduleVerbs
@@ -42,6 +43,7 @@ from pubsub.model import (
     TopicInfo,
     check_durable_name,
     check_group_name,
+    check_new_topic_name,
     check_pattern,
     check_peer_name,
     check_topic_name,
@@ -49,6 +51,7 @@ from pubsub.model import (
 )
 from pubsub.net.backoff import Backoff
 from pubsub.net.pool import LinkPool
+from pubsub.policy import Policy, encode_policy, make_policy
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import encode_headers
 from pubsub.protocol.handshake import hello
@@ -65,7 +68,7 @@ CHANGES_HELD = 1000
 """Changes that a watcher may leave untaken; beyond it they are replaced by one "resync"."""
 
 
-class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs):
+class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyVerbs):
     """Publishes to and reads from topics; hosts none itself.
 
     Use it as `async with pubsub.Client("127.0.0.1:7470") as client:`. It belongs to the event loop that it is
@@ -373,23 +376,27 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs):
     # Topics and peers
 
     async def create_topic(
-        self, topic: str, *, on: str | None = None, policy: Mapping[str, Any] | None = None
+        self, topic: str, *, on: str | None = None, policy: Policy | Mapping[str, Any] | None = None
     ) -> TopicInfo:
         """Create a topic on the peer `on`, or on the least loaded one that is alive.
+
+        Args:
+            policy: What becomes of its messages, `{"max_age": "7d", "compact": True}` say; see `set_policy`.
 
         Raises:
             TopicExistsError: there is one of this name.
             PeerNotFoundError: there is no such peer, or it is not alive.
+            InvalidNameError: the name is illegal, or reserved.
+            SettingsError: the policy is wrong.
         """
         self._check_open()
-        check_topic_name(topic)
+        check_new_topic_name(topic)
+        record = encode_policy(make_policy(policy))
         if on is not None:
             check_peer_name(on)
         topic_id = secrets.randbits(53) | 1  # chosen here, so that a retry is not taken for somebody else's
         replies = await self._directory.request(
-            lambda request: m.CreateTopic(
-                id=request, topic=topic, on=on, policy=dict(policy or {}), topic_id=topic_id
-            )
+            lambda request: m.CreateTopic(id=request, topic=topic, on=on, policy=record, topic_id=topic_id)
         )
         self._routes.forget(topic)
         return topics_in(replies)[0]

@@ -3,6 +3,7 @@
 Rules: data is never deleted because metadata is missing, only because a tombstone says that this very topic was
 deleted. A record that is missing is made again from the copy of its owner. Where a name has come to belong to
 another topic, or a newer owner has taken over, the copy is set aside: its holder keeps it and serves it no more.
+The policy of a topic is what its owner says.
 Among owners of one topic the highest epoch wins; where epochs are equal, what the registry says stands.
 
 Decides only: the records change by compare-and-set, so whoever carries a plan out may find that somebody was
@@ -12,7 +13,7 @@ faster, and plans again.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ class Copy(Protocol):
     def role(self) -> str: ...
     @property
     def epoch(self) -> int: ...
+    @property
+    def policy(self) -> Mapping[str, Any]: ...
 
 
 class Record(Protocol):
@@ -44,6 +47,8 @@ class Record(Protocol):
     def owner(self) -> str: ...
     @property
     def epoch(self) -> int: ...
+    @property
+    def policy(self) -> Mapping[str, Any]: ...
 
 
 C = TypeVar("C", bound=Copy)
@@ -51,7 +56,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Plan(msgspec.Struct, Generic[C, R], frozen=True, kw_only=True):
-    """What to do about the copies of one announcement; each copy is in exactly one of the first five lists."""
+    """What to do about the copies of one announcement; each copy is in exactly one of the first six lists."""
 
     keep: list[C]
     """Nothing to be done."""
@@ -59,6 +64,8 @@ class Plan(msgspec.Struct, Generic[C, R], frozen=True, kw_only=True):
     """Their record is missing: make it, with the announcing peer as the owner."""
     advance: list[tuple[R, C]]
     """The copy's ownership is newer than the record: make the record say so."""
+    revise: list[tuple[R, C]]
+    """The owner has changed the topic's policy: make the record say so."""
     deleted: list[int]
     """Deleted while the peer was away: it shall drop them."""
     set_aside: list[int]
@@ -76,7 +83,7 @@ def plan_announcement(
         records: by topic name; what was read *before* `buried`, so that a deletion in between is seen.
         buried: ids of the topics that were deleted.
     """
-    plan: Plan[C, R] = Plan(keep=[], restore=[], advance=[], deleted=[], set_aside=[], finish=[])
+    plan: Plan[C, R] = Plan(keep=[], restore=[], advance=[], revise=[], deleted=[], set_aside=[], finish=[])
     for copy in copies:
         record = records.get(copy.topic)
         if copy.id in buried:
@@ -89,7 +96,10 @@ def plan_announcement(
         elif record.id != copy.id:
             plan.set_aside.append(copy.id)
         elif copy.role != OWNER or (record.owner == peer and record.epoch >= copy.epoch):
-            plan.keep.append(copy)
+            if copy.role == OWNER and record.epoch == copy.epoch and record.policy != copy.policy:
+                plan.revise.append((record, copy))
+            else:
+                plan.keep.append(copy)
         elif copy.epoch > record.epoch:
             plan.advance.append((record, copy))
         else:

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
+
 from pubsub.core.announcement import Plan, plan_announcement, plan_creations
 from pubsub.core.topic_ids import MOST_ID
 from pubsub.errors import (
@@ -213,6 +215,10 @@ class Announcing:
                 outcome.held.add(copy.topic) if result.applied else again.append(copy)
         for record, copy in plan.advance:
             result = await self._registry.compare_and_set_topic(record.name, record, _record_of(copy, peer))
+            outcome.held.add(copy.topic) if result.applied else again.append(copy)
+        for record, copy in plan.revise:
+            revised = msgspec.structs.replace(record, policy=copy.policy)
+            result = await self._registry.compare_and_set_topic(record.name, record, revised)
             outcome.held.add(copy.topic) if result.applied else again.append(copy)
         for record in plan.finish:  # if the record changed meanwhile, the next announcement sees to it
             await self._registry.compare_and_set_topic(record.name, record, None)

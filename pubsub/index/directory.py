@@ -154,4 +154,7 @@ def _merged(topic: TopicInfo, held: TopicInfo | None) -> TopicInfo:
         first_offset=held.first_offset,
         read_only=held.read_only,
         scheduled=held.scheduled,
+        messages=held.messages,
+        bytes=held.bytes,
+        policy=held.policy,
     )

@@ -35,8 +35,9 @@ from pubsub.index.peer_links import PeerLinks
 from pubsub.index.peer_table import PeerTable, standing_of
 from pubsub.index.settling import Settling
 from pubsub.index.tasks import Spawn, to_the_end
-from pubsub.model import check_peer_name, check_topic_name, parse_address
+from pubsub.model import check_new_topic_name, check_peer_name, parse_address
 from pubsub.net.server import ServerConnection
+from pubsub.policy import encode_policy, make_policy
 from pubsub.protocol import messages as m
 from pubsub.registry import PeerState, Registry, TopicRecord
 
@@ -52,7 +53,6 @@ _ATTEMPTS = 3
 """Peers tried for one creation."""
 _REMEMBERED_ATTEMPTS = 64
 """Failed attempts after which a client's own topic id is given up for a random one."""
-_POLICY_BYTES = 16 * 1024
 
 
 class Topics:
@@ -84,7 +84,7 @@ class Topics:
 
     async def create(self, connection: ServerConnection, frame: m.CreateTopic) -> m.TopicList:
         """Create a topic on the peer asked for, or on the least loaded one."""
-        _check_creation(frame)
+        frame = _checked(frame)
         return await to_the_end(self._spawn, self._create(frame), f"pubsub: create {frame.topic}")
 
     async def _create(self, frame: m.CreateTopic) -> m.TopicList:
@@ -300,19 +300,11 @@ class Topics:
         )
 
 
-def _check_creation(frame: m.CreateTopic) -> None:
-    check_topic_name(frame.topic)
+def _checked(frame: m.CreateTopic) -> m.CreateTopic:
+    """The request with its policy as it is stored, if nothing is wrong with it."""
+    check_new_topic_name(frame.topic)
     if frame.on is not None:
         check_peer_name(frame.on)
     if not 0 <= frame.topic_id <= MOST_ID:
         raise InvalidRequestError(f"{frame.topic_id} is no topic id: it must be 1 to 2**53 - 1, or 0 for any")
-    try:
-        size_bytes = len(msgspec.json.encode(frame.policy))
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(
-            f"the policy of topic {frame.topic} cannot be written as JSON: {error}"
-        ) from error
-    if size_bytes > _POLICY_BYTES:
-        raise InvalidRequestError(
-            f"the policy of topic {frame.topic} has {size_bytes} bytes; at most {_POLICY_BYTES} are allowed"
-        )
+    return msgspec.structs.replace(frame, policy=encode_policy(make_policy(frame.policy)))

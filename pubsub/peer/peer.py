@@ -31,6 +31,7 @@ from pubsub.net.server import Server
 from pubsub.peer.node import Node
 from pubsub.peer.own_cursor import OwnCursor
 from pubsub.peer.registration import Registration
+from pubsub.policy import Policy
 from pubsub.protocol.batch import encode_headers
 from pubsub.protocol.handshake import hello
 from pubsub.protocol.messages import Publish, Published
@@ -265,7 +266,7 @@ class Peer(Client):
         return held if held is not None and held.role == "owner" else None
 
     async def create_topic(
-        self, topic: str, *, on: str | None = None, policy: Mapping[str, Any] | None = None
+        self, topic: str, *, on: str | None = None, policy: Policy | Mapping[str, Any] | None = None
     ) -> TopicInfo:
         """Create a topic, on this peer unless `on` names another. See `Client.create_topic`."""
         return await super().create_topic(topic, on=on or self.name, policy=policy)

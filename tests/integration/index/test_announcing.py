@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -50,7 +51,7 @@ async def test_a_wiped_registry_is_whole_again_after_one_heartbeat_of_each_peer(
     alice, bob = await start_peer("alice", index), await start_peer("bob", index)
     link = await open_link(index)
     for number in range(10):
-        await create(link, f"t.{number}", policy={"keep": number})
+        await create(link, f"t.{number}", policy={"max_messages": number + 1})
     before, listed = await contents(index), await topics(link)
     assert {
         "pubsub:peer:alice",
@@ -116,6 +117,25 @@ async def test_after_a_wipe_even_a_deleted_topic_is_restored_rather_than_dropped
     assert set(await topics(link)) == {"t"}
 
 
+async def test_a_policy_that_its_owner_has_changed_goes_into_the_record(
+    index: IndexServer, start_peer: StartPeer, open_link: Connect
+) -> None:
+    alice, link = await start_peer("alice", index), await open_link(index)
+    created, other = await create(link, "t", policy={"max_messages": 5}), await create(link, "other")
+    changed = msgspec.structs.replace(
+        alice.copies[created.id], policy={"max_bytes": 7, "of a newer version": 1}
+    )
+    before = await registry_of(index).lookup(["t", "other"])
+    assert await alice.announce([changed, alice.copies[other.id]]) == m.Reconciled(id=ANY)
+    after = await registry_of(index).lookup(["t", "other"])
+    assert before[0] is not None
+    assert after == [
+        msgspec.structs.replace(before[0], policy=changed.policy, version=before[0].version + 1),
+        before[1],
+    ]
+    assert (await lookup(link, "t")).policy == changed.policy
+
+
 async def test_a_deletion_that_was_left_half_done_is_finished(
     index: IndexServer, start_peer: StartPeer, open_link: Connect
 ) -> None:
@@ -144,11 +164,11 @@ async def test_a_topic_that_its_owner_does_not_hold_is_created_there(
     index: IndexServer, start_peer: StartPeer, open_link: Connect
 ) -> None:
     alice, link = await start_peer("alice", index), await open_link(index)
-    created = await create(link, "t", policy={"a": 1})
+    created = await create(link, "t", policy={"compact": True})
     alice.copies.clear()
     (copy,) = (await alice.announce()).create
     assert (copy.id, copy.topic, copy.role, copy.owner, copy.epoch) == (created.id, "t", "owner", "alice", 1)
-    assert copy.policy == {"a": 1}
+    assert copy.policy == {"compact": True}
     assert (await peers(link))["alice"].topics == 1
 
 

@@ -10,6 +10,7 @@ from pubsub.errors import (
     PeerUnavailableError,
     PubsubError,
     ReadOnlyError,
+    SettingsError,
     StorageError,
     TopicExistsError,
     TopicNotFoundError,
@@ -26,7 +27,7 @@ async def test_a_created_topic_is_held_by_its_owner_and_found_by_all(
     index: IndexServer, start_peer: StartPeer, open_link: Connect
 ) -> None:
     alice, link = await start_peer("alice", index), await open_link(index)
-    created = await create(link, "sensors.temp", policy={"keep": "1d"})
+    created = await create(link, "sensors.temp", policy={"max_age": "1d", "dedupe": "2m"})
     assert (created.owner, created.epoch, created.online) == ("alice", 1, True)
     assert (created.first_offset, created.next_offset) == (0, 0)
     assert 0 < created.id < 2**53
@@ -35,10 +36,14 @@ async def test_a_created_topic_is_held_by_its_owner_and_found_by_all(
         "sensors.temp",
         "owner",
         "alice",
-        {"keep": "1d"},
+        {"max_age_seconds": 86400},
     )
     found = await lookup(link, "sensors.temp")
-    assert (found.id, found.address, found.policy) == (created.id, str(alice.address), {"keep": "1d"})
+    assert (found.id, found.address, found.policy) == (
+        created.id,
+        str(alice.address),
+        {"max_age_seconds": 86400},
+    )
     assert found.created_at == created.created_at
     assert await redis(index, "SMEMBERS", "pubsub:peer:alice:topics") in (["sensors.temp"], {"sensors.temp"})
 
@@ -252,7 +257,10 @@ async def test_a_creation_goes_on_when_whoever_asked_goes_away(
         ({"topic": "t", "on": "b.c"}, InvalidNameError),
         ({"topic": "t", "topic_id": -1}, InvalidRequestError),
         ({"topic": "t", "topic_id": 2**53}, InvalidRequestError),
-        ({"topic": "t", "policy": {"x": "y" * 20_000}}, InvalidRequestError),
+        ({"topic": "t", "policy": {"x": "y" * 20_000}}, SettingsError),
+        ({"topic": "t", "policy": {"max_age": "7x"}}, SettingsError),
+        ({"topic": "t", "policy": {"max_bytes": 0}}, SettingsError),
+        ({"topic": "orders.dead"}, InvalidNameError),
     ],
 )
 async def test_a_creation_that_makes_no_sense_is_refused(

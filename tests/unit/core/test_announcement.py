@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     topic: str = "t"
     role: str = "owner"
     epoch: int = 3
+    policy: dict[str, Any] = {}
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +22,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     id: int = 7
     owner: str = PEER
     epoch: int = 3
+    policy: dict[str, Any] = {}
 
 
 APlan = Plan[Copy, Record]
@@ -31,7 +34,9 @@ def plan(copy: Copy, record: Record | None, buried: bool = False) -> APlan:
 
 def where(found: APlan) -> str:
     """In which list the only copy is."""
-    (name,) = (f for f in ("keep", "restore", "advance", "deleted", "set_aside") if getattr(found, f))
+    (name,) = (
+        f for f in ("keep", "restore", "advance", "revise", "deleted", "set_aside") if getattr(found, f)
+    )
     return name
 
 
@@ -46,6 +51,25 @@ def test_a_replica_does_not_restore_a_record() -> None:
 
 def test_a_copy_that_the_registry_knows_is_kept() -> None:
     assert where(plan(Copy(), Record())) == "keep"
+
+
+def test_a_policy_that_its_owner_has_changed_goes_into_the_record() -> None:
+    copy, record = Copy(policy={"max_messages": 5}), Record(policy={"max_messages": 9})
+    assert plan(copy, record).revise == [(record, copy)]
+    assert where(plan(copy, Record(policy={"max_messages": 5}))) == "keep"
+
+
+@pytest.mark.parametrize(
+    ("copy", "record"),
+    [
+        (Copy(role="replica", policy={"compact": True}), Record()),
+        (Copy(role="replica", policy={"compact": True}), Record(owner="bob")),
+        (Copy(epoch=2, policy={"compact": True}), Record(epoch=3)),
+    ],
+    ids=["a replica", "a replica of another's", "an owner before it learns its new epoch"],
+)
+def test_nobody_but_the_owner_of_the_present_epoch_changes_a_policy(copy: Copy, record: Record) -> None:
+    assert where(plan(copy, record)) == "keep"
 
 
 def test_a_buried_topic_is_dropped_and_a_record_that_still_stands_is_removed() -> None:
@@ -91,10 +115,13 @@ def test_nothing_is_ever_dropped_unless_it_was_buried_and_each_copy_has_one_fate
     records = [None] + [
         Record(id=i, owner=o, epoch=e) for i, o, e in itertools.product((7, 8), (PEER, "bob"), (2, 3, 4))
     ]
-    for role, record, buried in itertools.product(("owner", "replica", "mirror"), records, (False, True)):
-        found = plan(Copy(role=role), record, buried)
+    policies: list[dict[str, Any]] = [{}, {"compact": True}]
+    for role, record, buried, policy in itertools.product(
+        ("owner", "replica", "mirror"), records, (False, True), policies
+    ):
+        found = plan(Copy(role=role, policy=policy), record, buried)
         assert (where(found) == "deleted") == buried
-        fates = [found.keep, found.restore, found.advance, found.deleted, found.set_aside]
+        fates = [found.keep, found.restore, found.advance, found.revise, found.deleted, found.set_aside]
         assert sum(map(len, fates)) == 1
         assert bool(found.finish) == (buried and record is not None and record.id == 7)
 
