@@ -150,10 +150,11 @@ class Schedule:
         """Move what is due, in rounds, until nothing is."""
         while topics := self._due_topics():
             async with self._changing:
-                if not await self._move(topics):
-                    await asyncio.sleep(RETRY_SECONDS)
+                moved = await self._move(topics)
             if self._closed:
                 return
+            if not moved:
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _due_topics(self) -> list[Topic]:
         """The topics of a round, those first that have waited longest. Each is expected again afterwards."""
