@@ -87,7 +87,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class NewMessage(msgspec.Struct, frozen=True):
     """A message to be published with a key, headers or an id of its own (an item for `publish_many`)."""
 
-    payload: bytes | str
+    payload: bytes | str | None
+    """None removes the key."""
     key: str | None = None
     headers: Mapping[str, str] | None = None
     message_id: str | None = None

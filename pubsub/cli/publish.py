@@ -42,6 +42,10 @@ def publish(
             "--header", metavar="K=V", show_default=False, help="A header of each message. Repeatable."
         ),
     ] = None,
+    remove: Annotated[
+        bool,
+        typer.Option("--remove", help="Publish that the key of --key is removed, in place of a message."),
+    ] = False,
     index: Index = DEFAULT_INDEX,
     relay: Relay = False,
     as_json: Json = False,
@@ -58,11 +62,17 @@ def publish(
     Examples:
       pubsub publish sensors.temp 21.5
       pubsub publish sensors.temp 21.5 21.7 --key room-1 --header unit=C
+      pubsub publish settings --key room-1 --remove
       pubsub publish logs < app.log
       tail -f app.log | pubsub publish logs --json
     """
     headers = parse_headers(header)
-    if not messages and sys.stdin is None:
+    if remove and (messages or key is None):
+        raise typer.BadParameter(
+            "it takes the key by --key, and no message" if key is None else "it takes no message",
+            param_hint="--remove",
+        )
+    if not messages and not remove and sys.stdin is None:
         raise typer.BadParameter("give messages, or a standard input to read them from", param_hint="MESSAGE")
     from pubsub.client.client import Client
 
@@ -70,7 +80,9 @@ def publish(
         report = Report(topic, as_json)
         async with Client(index, relay=relay, timeout_seconds=timeout) as client:
             publisher = Publisher(client, topic, key, headers, report)
-            if messages:
+            if remove:
+                code = await publisher.publish_removal()
+            elif messages:
                 # Arguments are bytes to us, in whatever encoding the shell has sent them.
                 code = await publisher.publish_arguments([os.fsencode(message) for message in messages])
             else:
@@ -95,6 +107,11 @@ class Publisher:
         self._key = key
         self._headers = headers
         self._report = report
+
+    async def publish_removal(self) -> int:
+        """Publish that the key is removed. Returns: the exit code."""
+        await self._publish([None], "message")
+        return 0
 
     async def publish_arguments(self, payloads: Sequence[bytes]) -> int:
         """Publish them all. Returns: the exit code."""
@@ -130,7 +147,7 @@ class Publisher:
         signal = stopped_by()
         return 128 + signal if signal else 0
 
-    async def _publish(self, payloads: Iterable[bytes], word: str) -> None:
+    async def _publish(self, payloads: Iterable[bytes | None], word: str) -> None:
         before = self._report.count
         try:
             offsets = await self._client.publish_many(

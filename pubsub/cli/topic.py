@@ -1,4 +1,4 @@
-"""`pubsub topic …`: create, list, show, delete."""
+"""`pubsub topic …`: create, list, show, set, delete."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from pubsub.cli.complete import complete_peer
 from pubsub.cli.index import list_topics
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Topic, Verbose
 from pubsub.cli.output import print_json, print_one
+from pubsub.cli.policy import (
+    Compact,
+    Dedupe,
+    MaxAge,
+    MaxBytes,
+    MaxMessages,
+    UntilAcknowledged,
+    policy_changes,
+)
 from pubsub.cli.run import run
 from pubsub.config import DEFAULT_INDEX
+from pubsub.policy import format_policy, stored_policy
 
-app = typer.Typer(help="Create, list, show and delete topics.")
+app = typer.Typer(help="Create, list, show, change and delete topics.")
 
 
 @app.command()
@@ -30,6 +40,12 @@ def create(
             help="The peer that shall own it. Without it: the least loaded one that is alive.",
         ),
     ] = None,
+    max_age: MaxAge = None,
+    max_messages: MaxMessages = None,
+    max_bytes: MaxBytes = None,
+    until_acknowledged: UntilAcknowledged = None,
+    compact: Compact = None,
+    dedupe: Dedupe = None,
     index: Index = DEFAULT_INDEX,
     as_json: Json = False,
     timeout: Timeout = LOOKUP_SECONDS,
@@ -38,18 +54,20 @@ def create(
     """Create a topic.
 
     Its messages will be in the file of the peer that owns it. A name is parts of letters, digits, _ and -
-    joined by dots, at most 200 characters.
+    joined by dots, at most 200 characters. Without limits all messages are kept.
 
     \b
     Examples:
       pubsub topic create sensors.temp
-      pubsub topic create sensors.temp --on alice
+      pubsub topic create sensors.temp --on alice --max-age 7d --max-bytes 10GiB
+      pubsub topic create settings --compact
     """
+    policy = policy_changes(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe)
     from pubsub.client.client import Client
 
     async def main() -> None:
         async with Client(index, timeout_seconds=timeout) as client:
-            created = await client.create_topic(topic, on=on)
+            created = await client.create_topic(topic, on=on, policy=policy)
         if as_json:
             print_json(created)
         else:
@@ -101,7 +119,51 @@ def show(
 
     async def main() -> None:
         async with Client(index, timeout_seconds=timeout) as client:
-            print_one(msgspec.to_builtins(await client.topic(topic)), as_json)
+            record = msgspec.to_builtins(await client.topic(topic))
+        if not as_json:
+            record["policy"] = format_policy(stored_policy(record["policy"]))
+        print_one(record, as_json)
+
+    run(main())
+
+
+@app.command("set")
+def set_(
+    topic: Topic,
+    max_age: MaxAge = None,
+    max_messages: MaxMessages = None,
+    max_bytes: MaxBytes = None,
+    until_acknowledged: UntilAcknowledged = None,
+    compact: Compact = None,
+    dedupe: Dedupe = None,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Change what becomes of a topic's messages.
+
+    Parts that are not given stay as they are. What a limit takes away is gone for good.
+
+    \b
+    Examples:
+      pubsub topic set sensors.temp --max-age 7d --max-bytes 10GiB
+      pubsub topic set sensors.temp --max-age off
+      pubsub topic set settings --no-compact
+    """
+    changes = policy_changes(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe)
+    if not changes:
+        raise typer.BadParameter("say what to change, such as --max-age 7d")
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            changed = await client.set_policy(topic, **changes)
+        if as_json:
+            print_json(changed)
+        else:
+            kept = [f"{name} {value}" for name, value in format_policy(stored_policy(changed.policy)).items()]
+            print(f"topic {topic}: {', '.join(kept) or 'keeps everything'}")
 
     run(main())
 

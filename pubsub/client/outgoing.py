@@ -15,8 +15,10 @@ from pubsub.errors import InvalidRequestError, MessageTooLargeError
 from pubsub.model import NewMessage
 from pubsub.protocol.batch import BATCH_MESSAGES, check_message_id, encode_headers
 
-Outgoing = bytes | bytearray | memoryview | str | NewMessage
-"""What may be published: a payload, or a message with a key or headers of its own. Text goes as UTF-8."""
+Outgoing = bytes | bytearray | memoryview | str | NewMessage | None
+"""What may be published: a payload, or a message with a key or headers of its own. Text goes as UTF-8.
+
+None removes the key that goes with it: readers get a message without payload, and compaction lets go of the key."""
 
 FIRST_BATCH_MESSAGES = 16
 """A batch of unknown messages is small; the next are as large as the sizes seen so far allow."""
@@ -47,7 +49,7 @@ class Conditions(NamedTuple):
 
 UNCONDITIONAL = Conditions()
 
-Row = tuple[bytes, str | None, str | None, str | None]
+Row = tuple[bytes | None, str | None, str | None, str | None]
 """Payload, key, headers and id of a message."""
 
 
@@ -157,7 +159,10 @@ def message_columns(
         headers = encode_headers(message.headers) or headers
         message_id = message_id if message.message_id is None else message.message_id
         message = message.payload
-    return as_payload(message), key, headers, None if message_id is None else check_message_id(message_id)
+    if message is None and key is None:
+        raise InvalidRequestError("a message without payload removes a key: say which, by key=")
+    payload = None if message is None else as_payload(message)
+    return payload, key, headers, None if message_id is None else check_message_id(message_id)
 
 
 def one_batch(
@@ -199,7 +204,7 @@ def _checked_row(
     """
     try:
         row = message_columns(message, key, headers)
-        size_bytes = len(row[0]) + len(row[1] or "") + len(row[2] or "")
+        size_bytes = len(row[0] or b"") + len(row[1] or "") + len(row[2] or "")
         check_size(size_bytes, limits.message_bytes, position)
     except InvalidRequestError as error:
         error.data["index"] = position

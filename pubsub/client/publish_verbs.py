@@ -64,7 +64,7 @@ class PublishVerbs:
         connection never stores the message twice.
 
         Args:
-            payload: Bytes; or text, which goes as UTF-8.
+            payload: Bytes; or text, which goes as UTF-8; or None, which removes the key.
             message_id: An id of your own, up to 200 characters. Published again under the same id within the
                 topic's window (2 minutes, see its policy), it is not stored again: its offset is returned.
             expect_offset: Store it only if it gets this offset: nobody has published in between.
@@ -84,7 +84,7 @@ class PublishVerbs:
             payload, key, headers_text, message_id = message_columns(
                 payload, check_key(key), headers_text, message_id
             )
-        size_bytes = len(payload) + len(key or "") + len(headers_text or "")
+        size_bytes = len(payload or b"") + len(key or "") + len(headers_text or "")
         check_size(size_bytes, self._limits.message_bytes)
         if expect_offset is not None or delay_seconds is not None or deliver_at is not None:
             conditions = check_conditions(expect_offset, delay_seconds, deliver_at)
@@ -195,7 +195,7 @@ class PublishVerbs:
             index = 0
             async for message in messages:
                 payload, own_key, own_headers, message_id = message_columns(message, key, text)
-                size_bytes = len(payload) + len(own_key or "") + len(own_headers or "")
+                size_bytes = len(payload or b"") + len(own_key or "") + len(own_headers or "")
                 check_size(size_bytes, self._limits.message_bytes, index)
                 await lane.room()
                 if conditions.later:
@@ -219,7 +219,7 @@ class PublishVerbs:
 
 
 def _single(
-    payload: bytes, key: str | None, headers: str | None, size_bytes: int, message_id: str | None
+    payload: bytes | None, key: str | None, headers: str | None, size_bytes: int, message_id: str | None
 ) -> Columns:
     return Columns(
         [payload],

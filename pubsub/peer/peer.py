@@ -227,7 +227,7 @@ class Peer(Client):
         data, key, text, message_id = message_columns(
             payload, check_key(key), encode_headers(headers), message_id
         )
-        check_size(len(data) + len(key or "") + len(text or ""), self._limits.message_bytes)
+        check_size(len(data or b"") + len(key or "") + len(text or ""), self._limits.message_bytes)
         ids: list[str | None] | None = None if message_id is None else [message_id]
         conditions = check_conditions(expect_offset, delay_seconds, deliver_at)
         check_ids_now(ids, conditions)

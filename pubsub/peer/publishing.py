@@ -109,7 +109,11 @@ def check_publish(frame: Publish, message_bytes: int) -> int:
     if not (0 <= frame.producer < 2**63 and 0 <= frame.sequence < 2**62):
         raise InvalidRequestError("producer and sequence are not negative and fit 63 bits")
     if None in frame.payloads:
-        raise InvalidRequestError("a payload is missing: null is kept for removed keys")
+        keys = frame.keys or [None] * count
+        if any(payload is None and key is None for payload, key in zip(frame.payloads, keys, strict=True)):
+            raise InvalidRequestError(
+                "a payload is missing, and no key that a message without one would remove"
+            )
     if frame.headers is not None:
         for text in frame.headers:
             decode_headers(text)
