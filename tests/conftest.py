@@ -4,12 +4,25 @@ A test gets its own redis-server, empty: no test can see another's keys, and eac
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.ports import choose_free_port
 from tests.redis_process import RedisProcess, redis_server_binary
+
+
+def pytest_configure() -> None:
+    """Ctrl-C must reach the commands that tests start: a shell that runs us in the background has SIGINT ignored,
+    and programs inherit that.
+    """
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        and threading.current_thread() is threading.main_thread()
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

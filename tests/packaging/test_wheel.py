@@ -52,10 +52,7 @@ def make_older(path, revision):
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        if revision is None:
-            command.ensure_version(config)
-        else:
-            command.upgrade(config, revision)
+        command.upgrade(config, revision)
     engine.dispose()
     assert look(path)[1] == revision
 
@@ -67,7 +64,7 @@ assert revision == HEAD_REVISION
 
 revisions = [script.revision for script in ScriptDirectory(migrations_directory()).walk_revisions()]
 assert HEAD_REVISION in revisions
-for revision in [None, *revisions]:
+for revision in revisions:
     older = Path(f"older-{revision}.db")
     make_older(older, revision)
     upgrade(older)
@@ -139,7 +136,7 @@ def checked_in(directory: str, pattern: str) -> set[str]:
 def test_the_wheel_carries_code_migrations_scripts_and_type_marker(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     migrations = checked_in("migrations", "*.py") | checked_in("migrations", "*.mako")
-    lua = checked_in("pubsub/registry/lua", "*.lua")
+    lua = checked_in("pubsub/registry", "*.lua")
     assert migrations
     assert lua
     assert {f"pubsub/{name}" for name in migrations} <= names
@@ -175,12 +172,16 @@ def test_the_installed_wheel_runs_a_peer_and_keeps_its_messages(environment: Pat
     script = tmp_path / "peer.py"
     script.write_text(
         "import asyncio, pubsub\n"
+        "from pubsub.index import IndexServer\n"
+        "from pubsub.model import Address\n"
+        "from pubsub.registry import EmbeddedRegistry\n"
         "async def main():\n"
-        "    for expected in (0, 1):\n"
-        "        async with pubsub.Peer('alice', data='./alice', index='127.0.0.1:1') as peer:\n"
-        "            if expected == 0:\n"
-        "                await peer.create_topic('sensors.temp')\n"
-        "            assert await peer.publish('sensors.temp', b'21.5') == expected\n"
+        "    index = IndexServer(EmbeddedRegistry('127.0.0.1:0'), listen=Address('127.0.0.1', 0))\n"
+        "    async with index, pubsub.Peer('alice', data='./alice', index=str(index.address)) as peer:\n"
+        "        await peer.create_topic('sensors.temp')\n"
+        "        assert await peer.publish('sensors.temp', b'21.5') == 0\n"
+        "    async with pubsub.Peer('alice', data='./alice', index='127.0.0.1:1') as peer:\n"
+        "        assert await peer.publish('sensors.temp', b'21.6') == 1\n"
         "asyncio.run(main())\n"
     )
     run(str(environment / "python"), str(script), cwd=tmp_path)
