@@ -93,7 +93,7 @@ def show(
             record = msgspec.to_builtins(await client.group(topic, group))
         if not as_json:
             members = [_member_text(member) for member in record["members"]]
-            record["members"] = dict(enumerate(members, 1)) or None
+            record["members"] = {str(n): text for n, text in enumerate(members, 1)} or None
         print_one(record, as_json)
 
     run(main())
