@@ -110,7 +110,7 @@ def count_removed(removal: Removal, messages: Sequence[tuple[int, int, int]]) ->
 
 def compaction_end(committed: int, group_floors: Iterable[int | None]) -> int:
     """The offset below which superseded messages may be removed."""
-    return min((floor for floor in group_floors if floor is not None), default=committed)
+    return min([committed, *(floor for floor in group_floors if floor is not None)])
 
 
 SPARE_PAGES = 128
