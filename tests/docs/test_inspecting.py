@@ -62,7 +62,7 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
     async with index, peer, pubsub.Client(address) as client, pubsub.Client(address) as reader:
         await client.create_topic("sensors.temp")
         await client.publish("sensors.temp", b"21.5", key="room-1", headers={"unit": "C"})
-        async with reader.subscribe("sensors.temp"):
+        async with reader.subscribe("sensors.temp", durable="dash"):
             subscribers = next(line for line in LINES if "subscribers" in line)
             async with asyncio.timeout(5):  # known with the next heartbeat
                 while not (await run(subscribers, tmp_path, port)).strip():
@@ -76,6 +76,7 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
         '"unit":"C"',
         "generation",
         "incarnation",
+        "sensors.temp|dash|1|",
     ):
         assert expected in text
     assert 0 <= int(shown["redis-cli -p 7479 TTL pubsub:peer:alice"]) <= 2
