@@ -22,6 +22,8 @@ PARTS = {
     "publish-one-by-one": "benchmarks.publishing:publish_one_by_one",
     "publish-open-loop": "benchmarks.publishing:publish_open_loop",
     "subscribe": "benchmarks.subscribing:subscribe",
+    "share": "benchmarks.sharing:share",
+    "leases": "benchmarks.sharing:leases",
     "write-and-sync": "benchmarks.limits:write_and_sync",
     "sqlite-insert": "benchmarks.limits:sqlite_insert",
     "sqlite-read": "benchmarks.limits:sqlite_read",

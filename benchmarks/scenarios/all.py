@@ -1,9 +1,19 @@
 """Every scenario, in the order in which they are run."""
 
 from benchmarks.readings import Scenario
-from benchmarks.scenarios import callers, latency, memory, replay, replay_by_time, single, throughput
+from benchmarks.scenarios import (
+    callers,
+    groups,
+    latency,
+    leases,
+    memory,
+    replay,
+    replay_by_time,
+    single,
+    throughput,
+)
 
 SCENARIOS: dict[str, Scenario] = {
     module.scenario.name: module.scenario
-    for module in (throughput, callers, single, latency, replay, replay_by_time, memory)
+    for module in (throughput, callers, single, latency, replay, replay_by_time, memory, groups, leases)
 }

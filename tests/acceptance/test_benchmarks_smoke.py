@@ -38,7 +38,7 @@ async def run_benchmarks(*arguments: str) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-@pytest.mark.parametrize("name", ["throughput", "single"])
+@pytest.mark.parametrize("name", ["throughput", "single", "groups"])
 async def test_a_quick_scenario_runs_whole_and_writes_json_lines(name: str, tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
     code, output = await run_benchmarks("--quick", "--json", str(results), "--directory", str(tmp_path), name)
