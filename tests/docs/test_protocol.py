@@ -16,7 +16,7 @@ import pubsub
 from pubsub.config import Limits
 from pubsub.core.sequence import REMEMBERED_BATCHES
 from pubsub.errors import ERRORS_BY_CODE
-from pubsub.model import NAME_MAX_LENGTH, Change, CursorInfo, PeerInfo, TopicInfo
+from pubsub.model import NAME_MAX_LENGTH, Change, CursorInfo, PeerInfo, ScheduledMessage, TopicInfo
 from pubsub.net import connection as net_connection
 from pubsub.net import server as net_server
 from pubsub.peer.publishing import BATCH_MESSAGES
@@ -27,7 +27,7 @@ from tests.docs.plain_client import PlainClient, size_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 FRAMES: tuple[Any, ...] = get_args(m.Frame)
-INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, TopicInfo, PeerInfo, CursorInfo)
+INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, TopicInfo, PeerInfo, CursorInfo, ScheduledMessage)
 """Structures that occur within frames."""
 
 
@@ -236,12 +236,12 @@ async def test_hello_is_answered_as_documented(client: PlainClient):
 async def test_a_batch_sent_twice_is_stored_once_and_a_gap_is_refused(client: PlainClient):
     await client.hello()
     first = [TOPIC, TOPIC_ID, 77, 0, None, None, [b"a", b"b"]]
-    assert await client.ask(10, *first) == [11, 1, 0, False]
-    assert await client.ask(10, *first) == [11, 2, 0, True]
+    assert await client.ask(10, *first) == [11, 1, 0, False, None]
+    assert await client.ask(10, *first) == [11, 2, 0, True, None]
     failure = await client.ask(10, TOPIC, TOPIC_ID, 77, 3, None, None, [b"d"])
     assert failure[:3] == [3, 3, "sequence_out_of_order"]
     assert failure[4] == {"expected": 2}
-    assert await client.ask(10, TOPIC, TOPIC_ID, 77, 2, ["k"], ['{"h":"v"}'], [b"c"]) == [11, 4, 2, False]
+    assert await client.ask(10, TOPIC, TOPIC_ID, 77, 2, ["k"], ['{"h":"v"}'], [b"c"]) == [11, 4, 2, False, None]
     result = await client.ask(18, TOPIC, 0, -2, 0, 100)
     assert result[:3] == [19, 5, TOPIC_ID]
     assert result[3][5] == [b"a", b"b", b"c"]
