@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pubsub.cli.lines import Lines
 from pubsub.cli.options import STREAM_SECONDS, Index, Json, Relay, Timeout, Topic, Verbose, parse_headers
+from pubsub.cli.publish_options import At, Atomic, Delay, ExpectOffset, MessageId, Terms, parse_terms
 from pubsub.cli.publish_report import Report
 from pubsub.cli.run import on_stop_signal, run
 from pubsub.config import DEFAULT_INDEX, Limits
@@ -19,6 +20,7 @@ from pubsub.errors import MessageTooLargeError, PubsubError
 
 if TYPE_CHECKING:
     from pubsub.client.client import Client
+    from pubsub.client.outgoing import Outgoing
 
 FINISH_SECONDS = 3.0
 """How long Ctrl-C waits for the acknowledgement of what has been sent, so that it can say how much is stored."""
@@ -46,6 +48,11 @@ def publish(
         bool,
         typer.Option("--remove", help="Publish that the key of --key is removed, in place of a message."),
     ] = False,
+    delay: Delay = None,
+    at: At = None,
+    message_id: MessageId = None,
+    expect_offset: ExpectOffset = None,
+    atomic: Atomic = False,
     index: Index = DEFAULT_INDEX,
     relay: Relay = False,
     as_json: Json = False,
@@ -63,6 +70,9 @@ def publish(
       pubsub publish sensors.temp 21.5
       pubsub publish sensors.temp 21.5 21.7 --key room-1 --header unit=C
       pubsub publish settings --key room-1 --remove
+      pubsub publish reminders 'call back' --delay 1h30m
+      pubsub publish orders '{"order":7}' --message-id order-7
+      pubsub publish account-7 opened deposited --atomic --expect-offset 0
       pubsub publish logs < app.log
       tail -f app.log | pubsub publish logs --json
     """
@@ -74,12 +84,15 @@ def publish(
         )
     if not messages and not remove and sys.stdin is None:
         raise typer.BadParameter("give messages, or a standard input to read them from", param_hint="MESSAGE")
+    terms = parse_terms(
+        1 if remove else len(messages) if messages else None, delay, at, message_id, expect_offset, atomic
+    )
     from pubsub.client.client import Client
 
     async def main() -> int:
-        report = Report(topic, as_json)
+        report = Report(topic, as_json, terms.later)
         async with Client(index, relay=relay, timeout_seconds=timeout) as client:
-            publisher = Publisher(client, topic, key, headers, report)
+            publisher = Publisher(client, topic, key, headers, terms, report)
             if remove:
                 code = await publisher.publish_removal()
             elif messages:
@@ -100,12 +113,19 @@ class Publisher:
     """Publishes to one topic, and reports what was acknowledged whatever happens."""
 
     def __init__(
-        self, client: Client, topic: str, key: str | None, headers: Mapping[str, str] | None, report: Report
+        self,
+        client: Client,
+        topic: str,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        terms: Terms,
+        report: Report,
     ) -> None:
         self._client = client
         self._topic = topic
         self._key = key
         self._headers = headers
+        self._terms = terms
         self._report = report
 
     async def publish_removal(self) -> int:
@@ -132,10 +152,14 @@ class Publisher:
         stopped_by = on_stop_signal(stop)
         unsure = 0
         try:
+            if self._terms.atomic:
+                await self._publish(_whole(lines), "line")
             while chunk := await lines.take():
                 unsure = len(chunk)
                 await self._publish(lines.until_stopped(chunk), "line")
                 unsure = 0
+        except _StoppedEarly:
+            pass
         except asyncio.CancelledError:
             if not stopped_by():
                 raise
@@ -147,11 +171,15 @@ class Publisher:
         signal = stopped_by()
         return 128 + signal if signal else 0
 
-    async def _publish(self, payloads: Iterable[bytes | None], word: str) -> None:
+    async def _publish(self, payloads: Iterable[bytes | None] | AsyncIterable[bytes], word: str) -> None:
         before = self._report.count
         try:
             offsets = await self._client.publish_many(
-                self._topic, payloads, key=self._key, headers=self._headers
+                self._topic,
+                self._with_id(payloads),
+                key=self._key,
+                headers=self._headers,
+                **self._terms.options,
             )
         except PubsubError as error:
             await self._report.acknowledged(error.acknowledged)
@@ -164,3 +192,25 @@ class Publisher:
                 error.message += f"; {self._report.acknowledged_text()}"
             raise
         await self._report.acknowledged(offsets)
+
+    def _with_id(
+        self, payloads: Iterable[bytes | None] | AsyncIterable[bytes]
+    ) -> Iterable[Outgoing] | AsyncIterable[Outgoing]:
+        """The messages; the one that has an id with it."""
+        if self._terms.message_id is None or isinstance(payloads, AsyncIterable):
+            return payloads
+        from pubsub.model import NewMessage
+
+        return [NewMessage(payload, message_id=self._terms.message_id) for payload in payloads]
+
+
+class _StoppedEarly(Exception):
+    """Somebody said stop before the end of what goes as a whole: nothing of it is published."""
+
+
+async def _whole(lines: Lines) -> AsyncIterator[bytes]:
+    while chunk := await lines.take():
+        for line in chunk:
+            yield line
+    if lines.stopped:
+        raise _StoppedEarly

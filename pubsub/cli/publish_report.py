@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 class Report:
     """Counts acknowledged messages; keeps none of their offsets but the first and the last."""
 
-    def __init__(self, topic: str, as_json: bool) -> None:
+    def __init__(self, topic: str, as_json: bool, later: bool = False) -> None:
         self._topic = topic
         self._as_json = as_json
+        self._done, self._word = ("scheduled", "schedule id") if later else ("published", "offset")
+        """What becomes of the messages, and what their numbers are."""
         self._output = StandardOutput()
         self.count = 0
         self.unsure = 0
@@ -44,7 +46,8 @@ class Report:
         self._next = last + 1
         self.count += len(offsets)
         if self._as_json:
-            head = b'{"topic":' + msgspec.json.encode(self._topic) + b',"offset":'
+            field = self._word.replace(" ", "_").encode()
+            head = b'{"topic":%b,"%b":' % (msgspec.json.encode(self._topic), field)
             await self._output.write(b"".join([b"%b%d}\n" % (head, offset) for offset in offsets]))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._position(), count=self.count)
@@ -54,7 +57,7 @@ class Report:
         last = self._next - 1
         if self.count == 0:
             return ""
-        text = f"offset {last}" if self.count == 1 else f"offsets {self._first}..{last}"
+        text = f"{self._word} {last}" if self.count == 1 else f"{self._word}s {self._first}..{last}"
         return f"{text}, with others' in between" if self._gaps else text
 
     def acknowledged_text(self) -> str:
@@ -74,7 +77,7 @@ class Report:
             return
         word = "message" if self.count == 1 else "messages"
         where = f", {self.offsets_text()}" if self.count else ""
-        print(f"published {self.count} {word} to {self._topic}{where}", flush=True)
+        print(f"{self._done} {self.count} {word} to {self._topic}{where}", flush=True)
 
     @contextmanager
     def progress(self) -> Iterator[None]:

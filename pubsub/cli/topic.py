@@ -1,4 +1,4 @@
-"""`pubsub topic …`: create, list, show, set, delete."""
+"""`pubsub topic …`: create, list, show, set, delete; what is scheduled, and taking that back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import typer
 
 from pubsub.cli.complete import complete_peer
 from pubsub.cli.index import list_topics
+from pubsub.cli.messages import SCHEDULED_FIELDS, scheduled_record
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Topic, Verbose
-from pubsub.cli.output import print_json, print_one
+from pubsub.cli.output import print_json, print_list, print_one
 from pubsub.cli.policy import (
     Compact,
     Dedupe,
@@ -24,7 +25,7 @@ from pubsub.cli.run import run
 from pubsub.config import DEFAULT_INDEX
 from pubsub.policy import format_policy, stored_policy
 
-app = typer.Typer(help="Create, list, show, change and delete topics.")
+app = typer.Typer(help="Create, list, show, change and delete topics; messages for later.")
 
 
 @app.command()
@@ -193,5 +194,75 @@ def delete(
             print_json({"topic": topic, "deleted": True, "note": remark})
         else:
             print(f"deleted topic {topic}" + (f": {remark}" if remark else ""))
+
+    run(main())
+
+
+@app.command()
+def scheduled(
+    topic: Topic,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="List the N messages that are due first.")
+    ] = 100,
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """List the messages that are held for later.
+
+    Those come first that are due first. `pubsub publish --delay` and `--at` make them; `topic show` counts them.
+
+    \b
+    Examples:
+      pubsub topic scheduled reminders
+      pubsub topic scheduled reminders --limit 10 --json | jq .schedule_id
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            found = await client.scheduled(topic, limit=limit)
+        print_list([scheduled_record(message, as_json) for message in found], SCHEDULED_FIELDS, as_json)
+
+    run(main())
+
+
+@app.command()
+def cancel(
+    topic: Topic,
+    schedule_ids: Annotated[
+        list[int],
+        typer.Argument(
+            metavar="ID...",
+            min=1,
+            max=2**63 - 1,
+            show_default=False,
+            help="Schedule ids, as `pubsub topic scheduled` lists them.",
+        ),
+    ],
+    index: Index = DEFAULT_INDEX,
+    as_json: Json = False,
+    timeout: Timeout = LOOKUP_SECONDS,
+    verbose: Verbose = 0,
+) -> None:
+    """Take back messages that are held for later.
+
+    Those that are gone, because they have been delivered, say, are named by the error; the others are cancelled.
+
+    \b
+    Examples:
+      pubsub topic cancel reminders 7
+    """
+    from pubsub.client.client import Client
+
+    async def main() -> None:
+        async with Client(index, timeout_seconds=timeout) as client:
+            await client.cancel_scheduled(topic, *schedule_ids)
+        for number in dict.fromkeys(schedule_ids):
+            if as_json:
+                print_json({"topic": topic, "schedule_id": number, "cancelled": True})
+            else:
+                print(f"cancelled message {number} of topic {topic}")
 
     run(main())

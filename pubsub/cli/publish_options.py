@@ -1,0 +1,123 @@
+"""The options that say when, where and how often `pubsub publish` stores what it is given."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from pubsub.cli.options import checked, parse_start
+from pubsub.policy import parse_duration
+
+Delay = Annotated[
+    str | None,
+    typer.Option(
+        "--delay",
+        metavar="TIME",
+        show_default=False,
+        callback=checked(lambda text: parse_duration(text, "--delay")),
+        help="Hold each message for so long, such as 10s or 1h30m. `pubsub topic scheduled` lists what is held.",
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        show_default=False,
+        help="Hold each message until then, a time with its zone such as 2026-01-31T09:30:00Z.",
+    ),
+]
+MessageId = Annotated[
+    str | None,
+    typer.Option(
+        "--message-id",
+        metavar="ID",
+        show_default=False,
+        help="Published again under this id within the topic's window (2m unless set), it is not stored again.",
+    ),
+]
+ExpectOffset = Annotated[
+    int | None,
+    typer.Option(
+        "--expect-offset",
+        metavar="N",
+        min=0,
+        max=2**63 - 1,
+        show_default=False,
+        help="Publish only if the message, or the first with --atomic, gets this offset.",
+    ),
+]
+Atomic = Annotated[
+    bool,
+    typer.Option(
+        "--atomic", help="Publish all messages or none, at once; of stdin: after its end. At most 10,000."
+    ),
+]
+
+
+class Terms(NamedTuple):
+    """How to publish; `options` are those of `Client.publish_many`."""
+
+    options: dict[str, Any]
+    message_id: str | None
+
+    @property
+    def atomic(self) -> bool:
+        """Whether all messages go as one."""
+        return bool(self.options["atomic"])
+
+    @property
+    def later(self) -> bool:
+        """Whether messages are held."""
+        return bool(self.options["delay_seconds"] or self.options["deliver_at"])
+
+
+def parse_terms(
+    count: int | None,
+    delay: str | None,
+    at: str | None,
+    message_id: str | None,
+    expect_offset: int | None,
+    atomic: bool,
+) -> Terms:
+    """Put the options together.
+
+    Args:
+        count: How many messages were given as arguments; None: they come from stdin.
+
+    Raises:
+        typer.BadParameter: one cannot be, or two exclude each other.
+    """
+    if delay is not None and at is not None:
+        raise typer.BadParameter("give --delay or --at, not both", param_hint="--at")
+    later = "--delay" if delay is not None else "--at" if at is not None else None
+    if message_id is not None:
+        if count != 1:
+            raise typer.BadParameter(
+                "it is the id of one message: give one MESSAGE", param_hint="--message-id"
+            )
+        if later:
+            raise typer.BadParameter(f"{later} takes no --message-id", param_hint="--message-id")
+    if expect_offset is not None:
+        if later:
+            raise typer.BadParameter(f"{later} takes no --expect-offset", param_hint="--expect-offset")
+        if count != 1 and not atomic:
+            raise typer.BadParameter("for several messages it needs --atomic", param_hint="--expect-offset")
+    options = {
+        "delay_seconds": None if delay is None else parse_duration(delay, "--delay"),
+        "deliver_at": None if at is None else _parse_at(at),
+        "expect_offset": expect_offset,
+        "atomic": atomic or expect_offset is not None,
+    }
+    return Terms(options, message_id)
+
+
+def _parse_at(text: str) -> datetime:
+    instant = None if text in ("earliest", "latest") or text.isdigit() else parse_start(text, "--at")
+    if not isinstance(instant, datetime):
+        raise typer.BadParameter(f"{text!r} is not a time such as 2026-01-31T09:30:00Z", param_hint="--at")
+    if instant < datetime.now(UTC):
+        raise typer.BadParameter(f"{text} has passed; to publish now, leave it out", param_hint="--at")
+    return instant
