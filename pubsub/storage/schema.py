@@ -175,6 +175,9 @@ BY_TOPIC = (
 )
 """Tables with a column topic_id: what has to go when a topic is deleted."""
 
+MANY_OF_A_TOPIC = (("latest_keys", "key"), ("message_ids", "message_id"), ("producers", "producer"))
+"""Those of them, besides messages, that may have very many rows of one topic; and the rest of their primary key."""
+
 _HEX = "hex(substr(payload, at, 4))"
 
 TOPIC_MESSAGES_VIEW = f"""

@@ -39,7 +39,7 @@ from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.reader import Reader
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
-from pubsub.storage.schema import BY_TOPIC
+from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import Topic
 from pubsub.storage.upkeep import Upkeep
@@ -408,6 +408,14 @@ class Store:
                     "DELETE FROM messages WHERE topic_id = ? AND offset <= ?", (topic_id, last)
                 )
                 return False
+            for table, column in MANY_OF_A_TOPIC:
+                deleted = connection.exec_driver_sql(
+                    f"DELETE FROM {table} WHERE topic_id = ? AND {column} IN "
+                    f"(SELECT {column} FROM {table} WHERE topic_id = ? LIMIT ?)",
+                    (topic_id, topic_id, DROP_ROWS),
+                )
+                if deleted.rowcount == DROP_ROWS:
+                    return False
             for table in BY_TOPIC:
                 connection.exec_driver_sql(f"DELETE FROM {table} WHERE topic_id = ?", (topic_id,))
             connection.exec_driver_sql("DELETE FROM topics WHERE id = ?", (topic_id,))

@@ -49,7 +49,7 @@ def submit(
         else:
             answered.set_exception(error)
 
-    size_bytes = sum(map(len, payloads))
+    size_bytes = sum(len(payload or b"") for payload in payloads)
     store.append(
         Append(
             topic.id,
