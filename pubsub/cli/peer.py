@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,8 @@ import typer
 
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, PeerName, Timeout, Verbose, check_address
 from pubsub.cli.output import TOPIC_FIELDS, as_records, print_list, print_one
-from pubsub.cli.run import announce, on_stop_signal, run
+from pubsub.cli.peer_process import PeerOptions, become_peer
+from pubsub.cli.run import run
 from pubsub.config import DEFAULT_INDEX
 from pubsub.errors import PeerNotFoundError, PubsubError
 
@@ -68,16 +68,10 @@ def serve(
           --index 10.0.0.5:7470,10.0.0.6:7470
       sqlite3 -readonly ./alice/peer.db "select * from topic_messages limit 5"
     """
-    from pubsub.peer.peer import Peer
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        on_stop_signal(stop.set)
-        async with Peer(name, data=data, index=index, listen=listen, advertise=advertise) as peer:
-            announce(f"peer {name} serves {peer.address}, data in {data}")
-            await peer.serve_until(stop)
-
-    run(main())
+    options = PeerOptions(
+        name=name, data=str(data), listen=listen, advertise=advertise, index=index, verbose=verbose
+    )
+    become_peer(options)
 
 
 @app.command()

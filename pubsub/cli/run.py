@@ -12,8 +12,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import typer
-
 from pubsub.cli.stdout import abandon_stdout
 
 T = TypeVar("T")
@@ -44,6 +42,8 @@ def run(main: Coroutine[Any, Any, T], *, nobody_reads: int = 0) -> T:
             return runner.run(main)
     except BrokenPipeError:
         abandon_stdout()
+        import typer  # not at the top: a peer's process has no use for it
+
         raise typer.Exit(nobody_reads) from None
 
 

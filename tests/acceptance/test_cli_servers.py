@@ -226,7 +226,6 @@ def test_an_index_starts_before_its_redis_and_serves_once_it_is_there(
         (["--version"], ["rich", "sqlalchemy", "redis", "fakeredis", "alembic"]),
         (["topic", "list"], ["rich", "sqlalchemy", "redis", "fakeredis", "alembic"]),
         (["publish", "light", "x"], ["rich", "sqlalchemy", "redis", "fakeredis", "alembic"]),
-        (["peer", "serve", "light", "--data", "light"], ["rich", "redis", "fakeredis", "alembic"]),
     ],
 )
 def test_a_command_loads_only_what_it_needs(
@@ -239,13 +238,28 @@ def test_a_command_loads_only_what_it_needs(
         "sys.exit(main(sys.argv[1:]))"
     )
     running = shared_site.start(*arguments, python=("-c", script), module=False)
-    if "serve" in arguments:
-        running.wait_for("serves")
-        running.signal(signal.SIGTERM)
     assert running.ended() == 0, running.err
     loaded = next(line for line in running.out.splitlines() if line.startswith("loaded ")).split()
     assert "pubsub" in loaded
     assert not set(unwanted) & set(loaded)
+
+
+def test_the_process_of_a_peer_loads_neither_the_command_line_nor_the_registry(shared_site: Site) -> None:
+    script = (
+        "import sys, msgspec; from pubsub.cli.peer_process import PeerOptions, main\n"
+        "code = main(msgspec.json.decode(sys.argv[1], type=PeerOptions))\n"
+        "print('loaded', *sorted(m for m in sys.modules if '.' not in m), flush=True)\n"
+        "sys.exit(code)"
+    )
+    options = {"name": "light", "data": "light", "listen": "127.0.0.1:0", "advertise": None}
+    options |= {"index": shared_site.index, "verbose": 0}
+    running = shared_site.start(json.dumps(options), python=("-c", script), module=False)
+    running.wait_for("serves")
+    running.signal(signal.SIGTERM)
+    assert running.ended() == 0, running.err
+    loaded = next(line for line in running.out.splitlines() if line.startswith("loaded ")).split()
+    assert "sqlalchemy" in loaded
+    assert not {"typer", "pydantic", "rich", "redis", "fakeredis", "alembic"} & set(loaded)
 
 
 def test_errors_of_clients_are_one_line_and_exit_code_1(shared_site: Site) -> None:
