@@ -364,7 +364,7 @@ class Lane:
         """Find the owner and connect. False: not yet, try again. What cannot succeed is failed."""
         before = self._route
         try:
-            route = await self._routes.find(self.topic, self._seconds_left())
+            route = await self._routes.find(self.topic, self._patience_seconds())
             link = await self._routes.link(route)
         except PubsubError as error:
             self._trouble = error
@@ -389,6 +389,11 @@ class Lane:
     def _new_producer(self) -> None:
         self._producer = _new_producer()
         self._sequence = 0
+
+    def _patience_seconds(self) -> float:
+        """How long to ask for the owner: so that the reason is known before the oldest batch is given up."""
+        left_seconds = self._seconds_left()
+        return max(left_seconds - 1.0, left_seconds / 2)
 
     def _seconds_left(self) -> float:
         deadlines = [queue[0].deadline for queue in (self._in_flight, self._queue) if queue]
