@@ -86,6 +86,23 @@ def plan_removal(policy: Policy, extent: Extent, now_us: int, acknowledged: int 
     )
 
 
+LARGEST_FACTOR = 16
+
+
+def next_factor(factor: int, behind_before: float, behind_now: float) -> int:
+    """How many times the usual size the next step has.
+
+    Small steps disturb publishers least, so they are the rule, however much there is to remove. Only where more comes
+    in than they take away do they grow, and get small again when it is overcome.
+
+    Args:
+        behind_before, behind_now: how much was to be removed before the last step, and is now, in any unit.
+    """
+    if behind_now > behind_before:
+        return min(LARGEST_FACTOR, factor * 2)
+    return max(1, factor // 2)
+
+
 def count_removed(removal: Removal, messages: Sequence[tuple[int, int, int]]) -> int:
     """How many of a log's messages go, from the first on: the rule that storage/retention says in SQL.
 

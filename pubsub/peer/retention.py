@@ -2,8 +2,9 @@
 
 Every `retention_seconds`, or as soon as a topic has grown beyond its limits, it looks at each topic (arithmetic in
 memory), and where something may go it does steps in turn until nothing may. A step shares a group commit; after each
-comes a pause of as long as the step took, so at most every other commit carries one. What is beyond `max_bytes` or
-`max_messages` at any time is thus what is published during a few commits.
+comes a pause of as long as the step took, so at most every other commit carries one. Where publishers are faster than
+that, steps grow until they keep up: what is beyond `max_bytes` or `max_messages` is what is published during a few
+commits.
 
 Who has a say in what may go, and who must know what went, is told by `floors` and `when_trimmed`: groups and durable
 subscriptions are parts of their own. Once a minute or so it lets go of removed keys, of old message ids, and of
@@ -27,6 +28,7 @@ from pubsub.core.retention import (
     Removal,
     acknowledged_to,
     compaction_end,
+    next_factor,
     pages_to_give_back,
     plan_removal,
 )
@@ -74,6 +76,8 @@ class Retention:
         self._policies: dict[int, tuple[dict[str, Any], Policy]] = {}
         self._oldest_us: dict[int, int | None] = {}
         """When the oldest message of a topic was published, where that is known."""
+        self._factors: dict[int, int] = {}
+        """How many times the usual size the next step of a topic has."""
         self._keys_at: dict[int, float] = {}
         """When removed keys of a topic are looked for next."""
         self._ids_at = 0.0
@@ -122,12 +126,12 @@ class Retention:
                     async with asyncio.timeout(self._settings.retention_seconds):
                         await self._wake.wait()
 
-    async def _paced(self, step: Awaitable[T]) -> T:
-        """Do a step, then leave the file to others for as long as it took."""
+    async def _paced(self, step: Awaitable[T], factor: int = 1) -> T:
+        """Do a step, then leave the file to others for as long as it took; for less where it had to grow."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         result = await step
-        await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, loop.time() - began))
+        await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, loop.time() - began) / factor**2)
         return result
 
     # Topics
@@ -148,7 +152,7 @@ class Retention:
     async def _take_turn(self, topic: Topic) -> bool:
         for _ in range(STEPS_IN_TURN):
             removal = self._removal(topic)
-            if removal is not None and await self._paced(self._trim(topic, removal)):
+            if removal is not None and await self._trim(topic, removal):
                 continue
             compaction = self._compaction(topic)
             if compaction is None or not await self._paced(compaction()):
@@ -172,16 +176,25 @@ class Retention:
         return plan_removal(policy, extent, _now_us(), acknowledged)
 
     async def _trim(self, topic: Topic, removal: Removal) -> bool:
-        before = topic.first_offset
-        trimmed = await self._upkeep.trim(topic, removal)
+        before, behind = topic.first_offset, self._behind(topic)
+        factor = self._factors.get(topic.id, 1)
+        trimmed = await self._paced(self._upkeep.trim(topic, removal, factor), factor)
         if trimmed is None:
             return False
         self._oldest_us[topic.id] = trimmed.oldest_us
+        self._factors[topic.id] = next_factor(factor, behind, self._behind(topic))
         if topic.first_offset != before:
             self._freed = True
             for told in self.when_trimmed:
                 await told(topic)
         return trimmed.removed > 0
+
+    def _behind(self, topic: Topic) -> float:
+        """By how many steps a topic is beyond the limits that publishing may be too fast for."""
+        policy = self.policy(topic)
+        messages = 0 if policy.max_messages is None else (topic.messages - policy.max_messages) / STEP_ROWS
+        size = 0 if policy.max_bytes is None else (topic.size_bytes - policy.max_bytes) / STEP_BYTES
+        return max(0.0, messages, size)
 
     def _compaction(self, topic: Topic) -> Callable[[], Awaitable[bool]] | None:
         """The step of compaction that is due for a topic; it says whether another one may be."""
@@ -229,6 +242,7 @@ class Retention:
         for topic_id in [topic_id for topic_id in self._policies if topic_id not in held]:
             del self._policies[topic_id]
             self._oldest_us.pop(topic_id, None)
+            self._factors.pop(topic_id, None)
             self._keys_at.pop(topic_id, None)
 
     async def _forget_producers(self, now: float) -> None:

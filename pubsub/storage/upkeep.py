@@ -39,15 +39,25 @@ class Upkeep:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def trim(self, topic: Topic, removal: Removal) -> Trimmed | None:
-        """Remove the oldest messages that may go, in a step. None where the topic is served no more."""
+    async def trim(self, topic: Topic, removal: Removal, factor: int = 1) -> Trimmed | None:
+        """Remove the oldest messages that may go, in a step. None where the topic is served no more.
+
+        Args:
+            factor: so many times the usual size of a step.
+        """
 
         def committed(trimmed: Trimmed | None) -> None:
             if trimmed is not None:
                 topic.first_offset = trimmed.first_offset
                 topic.messages, topic.size_bytes = trimmed.messages, trimmed.size_bytes
 
-        change = partial(retention.trim, topic_id=topic.id, removal=removal)
+        change = partial(
+            retention.trim,
+            topic_id=topic.id,
+            removal=removal,
+            rows=retention.STEP_ROWS * factor,
+            size_bytes=retention.STEP_BYTES * factor,
+        )
         return await self._store.step(change, STEP_LOG_BYTES, committed)
 
     async def compact(self, topic: Topic, end: int) -> Compacted | None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pubsub.core.retention import (
+    LARGEST_FACTOR,
     SPARE_PAGES,
     SPARE_PART,
     Extent,
@@ -17,6 +18,7 @@ from pubsub.core.retention import (
     acknowledged_to,
     compaction_end,
     count_removed,
+    next_factor,
     pages_to_give_back,
     plan_removal,
 )
@@ -173,6 +175,15 @@ def test_removing_in_steps_ends_where_removing_at_once_does(
 def test_an_empty_removal_removes_nothing() -> None:
     assert count_removed(Removal(), TEN) == 0
     assert count_removed(Removal(below=100), []) == 0
+
+
+def test_steps_grow_only_while_more_comes_in_than_goes() -> None:
+    assert next_factor(1, behind_before=1000.0, behind_now=999.0) == 1
+    assert next_factor(1, behind_before=10.0, behind_now=11.0) == 2
+    assert next_factor(8, behind_before=10.0, behind_now=11.0) == LARGEST_FACTOR
+    assert next_factor(LARGEST_FACTOR, behind_before=10.0, behind_now=11.0) == LARGEST_FACTOR
+    assert next_factor(4, behind_before=10.0, behind_now=10.0) == 2
+    assert next_factor(1, behind_before=0.0, behind_now=0.0) == 1
 
 
 def test_compaction_passes_by_no_message_that_a_group_has_still_to_be_given() -> None:
