@@ -174,6 +174,8 @@ class GroupSubscription(Stream):
         attempts = batch.attempts or [1] * len(batch.payloads)
         columns = columns_of(self.topic, batch)
         self._waiting.extend(map(GroupMessage, *columns, attempts, repeat(self), repeat(self._settling)))
+        if self._stopped:
+            self._release()
 
     def __aiter__(self) -> GroupSubscription:
         return self
@@ -287,17 +289,22 @@ class GroupSubscription(Stream):
     def stop(self) -> None:
         """Hand out no more messages: iterating and `run` end, handlers under way go on and may settle theirs.
 
-        Leave the `async with` when the last message is settled: what was not handed out goes to others then, and
-        its attempt does not count. Idempotent.
+        What was not handed out goes to others at once, and its attempt does not count. Leave the `async with` when
+        the last message is settled. Idempotent.
         """
         self._stopped = True
+        self._release()
         self._more.set()
+
+    def _release(self) -> None:
+        """Give back what is not begun; the owner then gives this member nothing more."""
+        if self._settling is not None:
+            self._settling.tell("release", [(message.offset, message.attempt) for message in self._waiting])
+        self._waiting.clear()
 
     async def close(self) -> None:
         """Wait for what has been settled, then leave: what is not goes to others at once. Idempotent."""
         self.stop()
         if not self._closed and self._settling is not None:
-            self._settling.tell("release", [(message.offset, message.attempt) for message in self._waiting])
-            self._waiting.clear()
             await self._settling.drain(CLOSE_SECONDS)
         await super().close()

@@ -52,7 +52,23 @@ class GroupVerbs(OwnerVerbs):
             lambda request, _: m.PeekGroup(id=request, topic=topic, group=group, limit=limit),
             m.QueryResult,
         )
-        return messages_of(topic, reply.batch) if reply.batch is not None else []
+        found = messages_of(topic, reply.batch) if reply.batch is not None else []
+        if (found and found[-1].offset >= reply.position) or len(found) == limit:
+            return found
+        # These are only those that come first, being given out again. What is new comes after them.
+        new = await self._ask_owner(
+            topic,
+            lambda request, _: m.Query(
+                id=request,
+                topic=topic,
+                topic_id=reply.topic_id,
+                start=reply.position,
+                limit=limit - len(found),
+            ),
+            m.QueryResult,
+            same_topic=True,
+        )
+        return found + (messages_of(topic, new.batch) if new.batch is not None else [])
 
     async def reset_group(self, topic: str, group: str, to: Start) -> str:
         """Have the group begin anew: at "earliest", "latest", an offset, or a time. Returns a note for people.

@@ -444,11 +444,14 @@ async def test_a_stopped_member_lets_its_handler_finish_and_acknowledge(
         running = asyncio.create_task(messages.run(handle))
         await begun.wait()
         messages.stop()
+        await wait_until(lambda: owner.frames == ["release"])
+        owner.give((3, 1))  # it was on its way
+        await wait_until(lambda: owner.frames == ["release", "release"])
         may_end.set()
         await running
-    await wait_until(lambda: owner.frames == ["ack", "release", "leave"])
+    await wait_until(lambda: owner.frames == ["release", "release", "ack", "leave"])
     assert owner.settled("ack") == [[1]]
-    assert owner.settled("release") == [[2]]
+    assert owner.settled("release") == [[2], [3]]
 
 
 async def test_closing_the_client_leaves_the_group(owner: FakeOwner) -> None:

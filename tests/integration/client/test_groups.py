@@ -190,6 +190,14 @@ async def test_a_member_that_leaves_gives_back_what_it_has_not_begun_as_if_it_ha
 # Giving up
 
 
+async def letters(client: pubsub.Client) -> list[pubsub.Message]:
+    """The dead letters that are where they belong; on their way there they count as dead already."""
+    try:
+        return await client.query("a.b.dead")
+    except pubsub.PubsubError:  # its topic is made for the first of them
+        return []
+
+
 async def test_after_the_last_attempt_a_message_is_a_dead_letter_that_says_where_it_comes_from(
     peer: pubsub.Peer,
 ) -> None:
@@ -205,12 +213,16 @@ async def test_after_the_last_attempt_a_message_is_a_dead_letter_that_says_where
         messages.stop()
         await running
     assert (await peer.group("a.b", "g")).dead == 1
-    (letter,) = await peer.query("a.b.dead")
+    (letter,) = await wait_until(lambda: letters(peer))
     assert (letter.payload, letter.key) == (b"bad", "k")
     assert letter.headers["h"] == "v"
-    said = " ".join(f"{name}={value}" for name, value in letter.headers.items())
-    for word in ("a.b", "=1", "=3", "=g", "nack"):
-        assert word in said
+    assert {name.removeprefix("pubsub-dead-"): value for name, value in letter.headers.items()}.items() >= {
+        "topic": "a.b",
+        "offset": "1",
+        "group": "g",
+        "reason": "nack",
+        "attempts": "3",
+    }.items()
 
 
 async def test_dead_letters_are_given_again_when_they_are_redriven(peer: pubsub.Peer) -> None:
@@ -316,6 +328,11 @@ async def test_a_group_is_listed_shown_peeked_reset_and_deleted(peer: pubsub.Pee
             assert "worker-1" in info.members[0].values()
             assert [message.offset for message in await client.peek_group("a.b", "g")] == [3, 4]
             assert [message.offset for message in await client.peek_group("a.b", "g", limit=1)] == [3]
+            await client.reset_group("a.b", "g", "earliest")
+        async with client.subscribe("a.b", group="g", max_in_flight=2) as messages:
+            await take(messages, 2)
+        assert [message.offset for message in await client.peek_group("a.b", "g")] == [0, 1, 2, 3, 4]
+        assert [message.offset for message in await client.peek_group("a.b", "g", limit=3)] == [0, 1, 2]
         await client.reset_group("a.b", "g", "latest")
         assert await done(client)
         await client.reset_group("a.b", "g", 1)
