@@ -115,9 +115,14 @@ def parse_terms(
 
 
 def _parse_at(text: str) -> datetime:
-    instant = None if text in ("earliest", "latest") or text.isdigit() else parse_start(text, "--at")
-    if not isinstance(instant, datetime):
-        raise typer.BadParameter(f"{text!r} is not a time such as 2026-01-31T09:30:00Z", param_hint="--at")
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a time such as 2026-01-31T09:30:00Z", param_hint="--at"
+        ) from None
+    if instant.tzinfo is None:
+        parse_start(instant.isoformat(), "--at")  # which says what is missing
     if instant < datetime.now(UTC):
         raise typer.BadParameter(f"{text} has passed; to publish now, leave it out", param_hint="--at")
     return instant
