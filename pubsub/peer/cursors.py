@@ -204,7 +204,8 @@ class Cursors:
     async def _lag(self, topic: Topic, position: int) -> int:
         """How many messages there are from a position on."""
         start = max(position, topic.first_offset)
-        if topic.policy.get("compact") and start < topic.committed:  # offsets have holes
+        holes = topic.messages < topic.next_offset - topic.first_offset  # what compaction took
+        if holes and start < topic.committed:
             return await self._node.store.count_from(topic, start)
         return max(0, topic.committed - start)
 

@@ -381,6 +381,19 @@ async def test_the_lag_does_not_count_what_retention_took(peer: pubsub.Peer) -> 
         assert peer._node.cursors.floor(peer._node.store.topics["a.b"]) == 1
 
 
+async def test_the_lag_does_not_count_what_compaction_took(peer: pubsub.Peer) -> None:
+    async with pubsub.Client(peer.address) as client:
+        await client.publish_many("a.b", [b"x"] * 10)
+        topic = peer._node.store.topics["a.b"]
+        await peer._node.store._change(
+            lambda c: c.exec_driver_sql("DELETE FROM messages WHERE offset IN (1, 4, 6, 7)").close()
+        )
+        topic.messages -= 4
+        for start, lag in [(0, 6), (4, 3), (8, 2), ("latest", 0)]:
+            async with client.subscribe("a.b", durable=f"from-{start}", start=start):
+                assert (await client.subscription("a.b", f"from-{start}")).lag == lag
+
+
 # Bad input
 
 
