@@ -67,7 +67,8 @@ class Command:
 
     async def ended(self) -> int:
         """Wait for its end; the exit code, negative for a signal."""
-        assert self._process is not None and self._listener is not None
+        assert self._process is not None
+        assert self._listener is not None
         async with asyncio.timeout(READY_SECONDS):
             code = await self._process.wait()
             await self._listener

@@ -49,8 +49,8 @@ async def test_acknowledged_messages_survive_kills_at_random_moments(tmp_path: P
         async with client.subscribe("load", start="earliest") as messages:
 
             async def read() -> None:
-                async for message in messages:
-                    seen.append(message)
+                while True:
+                    seen.extend(await messages.next_batch())
 
             reader = asyncio.create_task(read())
             publishers = [asyncio.create_task(publish(client, n)) for n in range(PUBLISHERS)]

@@ -241,7 +241,13 @@ async def test_a_batch_sent_twice_is_stored_once_and_a_gap_is_refused(client: Pl
     failure = await client.ask(10, TOPIC, TOPIC_ID, 77, 3, None, None, [b"d"])
     assert failure[:3] == [3, 3, "sequence_out_of_order"]
     assert failure[4] == {"expected": 2}
-    assert await client.ask(10, TOPIC, TOPIC_ID, 77, 2, ["k"], ['{"h":"v"}'], [b"c"]) == [11, 4, 2, False, None]
+    assert await client.ask(10, TOPIC, TOPIC_ID, 77, 2, ["k"], ['{"h":"v"}'], [b"c"]) == [
+        11,
+        4,
+        2,
+        False,
+        None,
+    ]
     result = await client.ask(18, TOPIC, 0, -2, 0, 100)
     assert result[:3] == [19, 5, TOPIC_ID]
     assert result[3][5] == [b"a", b"b", b"c"]

@@ -144,11 +144,13 @@ async def test_a_topic_created_anew_is_not_taken_for_the_old_one(peer: pubsub.Pe
 async def test_giving_up_reconnecting_is_an_error(tmp_path: Path) -> None:
     async with pubsub.Peer("alice", data=tmp_path / "a", index=NOBODY) as peer:
         await make_topic(peer, "a.b")
-        async with pubsub.Client(peer.address) as client:
-            async with client.subscribe("a.b", reconnect_seconds=0.3) as messages:
-                await peer.close()
-                with pytest.raises(pubsub.TimeoutExpiredError, match=r"0\.3 s"):
-                    await anext(messages)
+        async with (
+            pubsub.Client(peer.address) as client,
+            client.subscribe("a.b", reconnect_seconds=0.3) as messages,
+        ):
+            await peer.close()
+            with pytest.raises(pubsub.TimeoutExpiredError, match=r"0\.3 s"):
+                await anext(messages)
 
 
 async def test_iteration_ends_quietly_when_the_subscription_is_closed(peer: pubsub.Peer) -> None:
