@@ -9,11 +9,23 @@ from benchmarks.scenarios import (
     memory,
     replay,
     replay_by_time,
+    retention,
     single,
     throughput,
 )
 
 SCENARIOS: dict[str, Scenario] = {
     module.scenario.name: module.scenario
-    for module in (throughput, callers, single, latency, replay, replay_by_time, memory, groups, leases)
+    for module in (
+        throughput,
+        callers,
+        single,
+        latency,
+        replay,
+        replay_by_time,
+        memory,
+        groups,
+        leases,
+        retention,
+    )
 }
