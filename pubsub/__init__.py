@@ -1,6 +1,7 @@
 """Durable publish/subscribe without a broker cluster: what applications import."""
 
 from pubsub.client.client import Client
+from pubsub.client.durable import DurableSubscription
 from pubsub.client.group import GroupMessage, GroupSubscription
 from pubsub.client.subscription import Subscription
 from pubsub.errors import (
@@ -62,6 +63,7 @@ __all__ = [
     "CursorInfo",
     "DamagedFileError",
     "DataDirectoryError",
+    "DurableSubscription",
     "GroupInfo",
     "GroupMessage",
     "GroupNotFoundError",

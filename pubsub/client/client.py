@@ -157,12 +157,26 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         *,
         start: Start | msgspec.UnsetType = msgspec.UNSET,
         until: int | datetime | None = None,
-        durable: str | None = None,
+        durable: None = None,
         auto_commit: bool = True,
         on_lost: str = "error",
         reconnect_seconds: float | None = None,
         group: None = None,
     ) -> Subscription: ...
+
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        start: Start | msgspec.UnsetType = msgspec.UNSET,
+        until: int | datetime | None = None,
+        durable: str,
+        auto_commit: bool = True,
+        on_lost: str = "error",
+        reconnect_seconds: float | None = None,
+        group: None = None,
+    ) -> DurableSubscription: ...
 
     @overload
     def subscribe(
