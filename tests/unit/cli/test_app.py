@@ -24,6 +24,7 @@ COMMANDS = {
     "topic create",
     "topic list",
     "topic show",
+    "topic set",
     "topic delete",
     "publish",
     "subscribe",
