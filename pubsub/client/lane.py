@@ -56,6 +56,7 @@ class OutgoingBatch:
     """Messages on their way. `fate_unknown`: sent, and neither acknowledged nor rejected."""
 
     __slots__ = (
+        "bare",
         "conditions",
         "deadline",
         "fate_unknown",
@@ -78,6 +79,8 @@ class OutgoingBatch:
         self.keys: list[str | None] | None = None
         self.headers: list[str | None] | None = None
         self.message_ids: list[str | None] | None = None
+        self.bare = True
+        """Payloads alone, so far: the usual case."""
         self.size_bytes = 0
         self.waiters: list[Waiter] = []
         """One for each message, for calls of `publish`."""
@@ -87,6 +90,23 @@ class OutgoingBatch:
         self.sequence = -1
         self.fate_unknown = False
         self.rejection: PubsubError | None = None
+
+    def add_cells(self, key: str | None, headers: str | None, message_id: str | None) -> None:
+        """Add what comes with the next payload."""
+        count = len(self.payloads)
+        self.bare = False
+        if key is not None and self.keys is None:
+            self.keys = [None] * count
+        if headers is not None and self.headers is None:
+            self.headers = [None] * count
+        if message_id is not None and self.message_ids is None:
+            self.message_ids = [None] * count
+        if self.keys is not None:
+            self.keys.append(key)
+        if self.headers is not None:
+            self.headers.append(headers)
+        if self.message_ids is not None:
+            self.message_ids.append(message_id)
 
     def succeed(self, published: m.Published) -> None:
         first = published.first_offset
@@ -160,21 +180,11 @@ class Lane:
         ):
             batch = self._open = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds)
             self._enqueue(batch)
-        if key is not None and batch.keys is None:
-            batch.keys = [None] * len(batch.payloads)
-        if headers is not None and batch.headers is None:
-            batch.headers = [None] * len(batch.payloads)
-        if message_id is not None:
-            size_bytes += len(message_id)
-            if batch.message_ids is None:
-                batch.message_ids = [None] * len(batch.payloads)
+        if key is not None or headers is not None or message_id is not None or not batch.bare:
+            batch.add_cells(key, headers, message_id)
+            if message_id is not None:
+                size_bytes += len(message_id)
         batch.payloads.append(payload)
-        if batch.keys is not None:
-            batch.keys.append(key)
-        if batch.headers is not None:
-            batch.headers.append(headers)
-        if batch.message_ids is not None:
-            batch.message_ids.append(message_id)
         size_bytes += MESSAGE_BYTES
         batch.size_bytes += size_bytes
         self._queued_bytes += size_bytes
