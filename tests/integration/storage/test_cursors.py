@@ -20,7 +20,7 @@ from pubsub.errors import (
 from pubsub.storage import cursors as cursors_module
 from pubsub.storage.cursors import Cursor, CursorTable
 from pubsub.storage.store import Store
-from tests.integration.storage.stores import append, copy_of
+from tests.integration.storage.stores import append, copy_of, writer_held
 
 Row = tuple[int, str, str, int, int]
 
@@ -86,18 +86,24 @@ async def test_commits_of_an_older_taking_change_nothing(store: Store) -> None:
 async def test_a_commit_that_a_taking_overtakes_in_the_queue_changes_nothing(store: Store) -> None:
     cursor = await store.cursors.take(1, "t", "dash", 0)
     generation = cursor.generation
-    taking = asyncio.create_task(store.cursors.take(1, "t", "dash", 0))
-    await asyncio.sleep(0)  # it has been submitted, and not been committed
+    async with writer_held(store):
+        taking = asyncio.create_task(store.cursors.take(1, "t", "dash", 0))
+        await asyncio.sleep(0)  # it has been submitted, and not been committed
+        committing = asyncio.create_task(commit(store.cursors, cursor, 7, generation=generation))
+        await asyncio.sleep(0)
     with pytest.raises(SubscriptionTakenError):
-        await commit(store.cursors, cursor, 7, generation=generation)
+        await committing
     assert (await taking).position == 0
     assert [row[3] for row in rows_in_file(store)] == [0]
 
 
 async def test_of_two_who_take_at_once_the_later_has_it(store: Store) -> None:
-    results = await asyncio.gather(
-        *(store.cursors.take(1, "t", "dash", n) for n in (4, 8)), return_exceptions=True
-    )
+    async with writer_held(store):
+        takings = asyncio.gather(
+            *(store.cursors.take(1, "t", "dash", n) for n in (4, 8)), return_exceptions=True
+        )
+        await asyncio.sleep(0)  # both have been submitted, for one commit
+    results = await takings
     assert isinstance(results[0], SubscriptionTakenError)
     assert isinstance(results[1], Cursor)
     assert results[1].position == 4
