@@ -20,6 +20,7 @@ from pubsub.model import NAME_MAX_LENGTH, Change, CursorInfo, PeerInfo, Schedule
 from pubsub.net import connection as net_connection
 from pubsub.net import server as net_server
 from pubsub.peer.publishing import BATCH_MESSAGES
+from pubsub.policy import Policy
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import FrameReader, decode_frame, delivery_head, encode_batch, encode_frame
 from pubsub.protocol.handshake import ACCEPTED
@@ -196,7 +197,13 @@ def test_limits_and_numbers_are_those_of_the_code():
         int(row[0].split(",")[0]) for row in rows(section("## 7. Subscribing: positions and credit"))[:3]
     ]
     assert starts == [m.LATEST, m.EARLIEST, m.AT_TIME]
-    kinds = {row[0].strip("`") for row in rows(section("## 9. The directory"))}
+    policies, _, watching = section("## 9. The directory").partition("**Watching.**")
+    parts = {row[0].strip("`"): row[2] for row in rows(policies)}
+    defaults = {
+        field.name: msgspec.json.encode(field.default).decode() for field in msgspec.structs.fields(Policy)
+    }
+    assert parts == {name: text.replace("null", "none") for name, text in defaults.items()}
+    kinds = {row[0].strip("`") for row in rows(watching)}
     assert all(f'"{kind}"' in (Change.__doc__ or "") for kind in kinds)
     assert set(Change.__struct_fields__) == {"kind", "name", "topic"}
 
