@@ -447,3 +447,22 @@ async def test_ids_of_messages_are_forgotten_after_the_window_of_the_topic(
     await wait_until(only_one_is_left)
     assert await peer.publish("u", b"x", message_id="a") == 0
     assert await peer.publish("t", b"x", message_id="a") == 1
+
+
+async def test_a_peer_killed_before_its_groups_learned_what_went_finds_no_ghosts(open_peer: Open) -> None:
+    peer = await open_peer(NEVER)
+    await peer.create_topic("t")
+    await peer.publish_many("t", [b"%d" % n for n in range(20)])
+    async with pubsub.Client(peer.address) as client, client.subscribe("t", group="workers") as member:
+        for _ in range(10):
+            await anext(member)
+        peer._node.retention.when_trimmed.clear()  # as if it was killed right after the commit
+        await peer.set_policy("t", max_messages=5)
+        await wait_until(lambda: held(peer).first_offset == 15)
+    await peer.close()
+    peer = await open_peer()
+    async with pubsub.Client(peer.address) as client:
+        info = await client.group("t", "workers")
+        assert (info.lag, info.ready) == (5, 5)
+        async with client.subscribe("t", group="workers") as member:
+            assert [(await anext(member)).offset for _ in range(5)] == list(range(15, 20))
