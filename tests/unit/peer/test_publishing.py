@@ -34,6 +34,10 @@ def test_empty_payloads_are_messages_too() -> None:
     assert check_publish(publish([b"", b""]), LIMIT) == 0
 
 
+def test_a_message_without_payload_removes_its_key() -> None:
+    assert check_publish(publish([None, b"a", None], keys=["x", None, ""]), LIMIT) == 2
+
+
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
@@ -45,7 +49,8 @@ def test_empty_payloads_are_messages_too() -> None:
         (publish([b"a"], producer=2**63), "63 bits"),
         (publish([b"a"], sequence=-1), "not negative"),
         (publish([b"a"], sequence=2**62), "63 bits"),
-        (publish([b"a", None]), "removed keys"),
+        (publish([b"a", None]), "no key that a message without one would remove"),
+        (publish([b"a", None], keys=["x", None]), "no key that a message without one would remove"),
         (publish([b"a"], headers=["no json"]), "JSON object"),
         (publish([b"a"], headers=["[]"]), "JSON object"),
         (publish([b"a"], headers=['{"a":1}']), "JSON object"),
