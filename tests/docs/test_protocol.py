@@ -300,7 +300,7 @@ async def test_the_window_is_never_exceeded_and_everything_comes_once_in_order(
         if frame[0] == 11:
             continue
         assert frame[:2] == [14, 9]
-        first_offset, offsets, _, keys, headers, part = frame[2]
+        first_offset, offsets, _, keys, headers, part, *_ = frame[2]
         assert (first_offset, offsets, headers) == (len(payloads), None, None)
         assert keys is None or keys == KEYS[first_offset : first_offset + len(part)]
         payloads += part
