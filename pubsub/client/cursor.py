@@ -30,6 +30,8 @@ class Cursor:
         self.topic = topic
         self.name = name
         self.generation = 0
+        self.answer: m.Subscribed
+        """What the owner last said to a request to subscribe."""
 
     def when_ended(self, end: Callable[[PubsubError], None]) -> None:
         """Call `end` if it is taken over or changed. This kind hears of that as the end of its stream."""
@@ -42,9 +44,9 @@ class Cursor:
         """What a request to subscribe says of it."""
         return msgspec.structs.replace(request, durable=self.name, generation=self.generation)
 
-    async def begin(self, link: Link | None, reply: m.Subscribed) -> None:
-        """The owner has begun to deliver."""
-        self.generation = reply.generation
+    async def begin(self, link: Link | None) -> None:
+        """The owner has begun to deliver, as its answer says."""
+        self.generation = self.answer.generation
 
     def commit(self, link: Link | None, topic_id: int, position: int, done: Done) -> None:
         """Store that everything before `position` has been processed; `done` is called once, with what went wrong."""

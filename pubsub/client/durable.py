@@ -71,8 +71,6 @@ class DurableSubscription(Subscription):
         )
         self.committed: int | None = None
         """Everything before this offset is stored as processed; None until connected."""
-        self._answer: m.Subscribed
-        """The owner's last answer."""
         self._owner: Link | None = None
         """The connection on which to commit; outlives the stream, so that the end of a stream can be committed."""
         self._cursor = cursor
@@ -98,7 +96,7 @@ class DurableSubscription(Subscription):
         await super()._attempt(left_seconds)
         self._owner = self._link
         try:
-            await self._cursor.begin(self._link, self._answer)
+            await self._cursor.begin(self._link)
         except BaseException:
             link, number = self._link, self._number
             self._leave()
@@ -109,7 +107,7 @@ class DurableSubscription(Subscription):
                 self._received.clear()
             raise
         if first:
-            self.committed = self._answer.position
+            self.committed = self._cursor.answer.position
 
     def _request(self, link: Link, route: Route, number: int) -> m.Subscribe:
         return self._cursor.fill(super()._request(link, route, number))
@@ -117,7 +115,7 @@ class DurableSubscription(Subscription):
     def _begin(self, link: Link, reply: m.Frame) -> int:
         topic_id = super()._begin(link, reply)
         if isinstance(reply, m.Subscribed):
-            self._answer = reply
+            self._cursor.answer = reply
         return topic_id
 
     def _fail(self, error: PubsubError) -> None:

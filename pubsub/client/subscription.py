@@ -15,6 +15,8 @@ from datetime import datetime
 from itertools import repeat
 from typing import Any
 
+import msgspec
+
 from pubsub.client.routes import Route, Routes
 from pubsub.client.stream import Stream
 from pubsub.config import ClientSettings
@@ -106,14 +108,26 @@ class Subscription(Stream):
         """Offset of the next message to be received; None until connected."""
         self.skipped = 0
         """Messages that retention took away before they could be read here, with `on_lost="skip"`."""
-        self._start, self._at_us = start_fields(start)
-        self._until, self._until_us = until_fields(until)
         if on_lost not in ("error", "skip"):
             raise InvalidRequestError(f'on_lost is "error" or "skip", not {on_lost!r}')
-        self._skip_lost = on_lost == "skip"
+        first, at_us = start_fields(start)
+        stop, stop_us = until_fields(until)
+        self._wanted = m.Subscribe(
+            id=0,
+            subscription=0,
+            topic=topic,
+            start=first,
+            at_us=at_us,
+            window_messages=0,
+            window_bytes=0,
+            name=name,
+            until=stop,
+            until_us=stop_us,
+            skip_lost=on_lost == "skip",
+        )
+        """What is asked for the first time, but for what belongs to a connection."""
         self._finished = False
         """Whether all up to `until` has been received."""
-        self._name = name
         self._received: deque[m.Batch] = deque()
         self._held_messages = 0
         self._held_bytes = 0
@@ -123,24 +137,24 @@ class Subscription(Stream):
         self._owed = [0, 0]
         """Messages and bytes taken by the application and not yet sent as credit."""
 
+    @property
+    def _skip_lost(self) -> bool:
+        """What to do where retention was faster."""
+        return self._wanted.skip_lost
+
     # Connecting
 
     def _request(self, link: Link, route: Route, number: int) -> m.Subscribe:
         # What the application has not taken yet counts against the window of the new connection too.
         self._owed = [0, 0]
-        return m.Subscribe(
+        return msgspec.structs.replace(
+            self._wanted,
             id=link.next_id(),
             subscription=number,
-            topic=self.topic,
             topic_id=route.topic_id,
-            start=self._start if self.position is None else self.position,
-            at_us=self._at_us,
+            start=self._wanted.start if self.position is None else self.position,
             window_messages=max(0, self._settings.window_messages - self._held_messages),
             window_bytes=max(0, self._settings.window_bytes - self._held_bytes),
-            name=self._name,
-            until=self._until,
-            until_us=self._until_us,
-            skip_lost=self._skip_lost,
         )
 
     def _begin(self, link: Link, reply: m.Frame) -> int:

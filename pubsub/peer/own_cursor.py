@@ -47,12 +47,13 @@ class OwnCursor(Cursor):
     def fill(self, request: m.Subscribe) -> m.Subscribe:
         return request  # to the owner it is a subscription like any other
 
-    async def begin(self, link: Link | None, reply: m.Subscribed) -> None:
+    async def begin(self, link: Link | None) -> None:
+        topic_id = self.answer.topic_id
         if not self.generation:
-            await self._take(reply.topic_id, reply.position)
-        kept = self._node.store.cursors.find(reply.topic_id, self.name)
+            await self._take(topic_id, self.answer.position)
+        kept = self._node.store.cursors.find(topic_id, self.name)
         if kept is not None:
-            self._tell(link, reply.topic_id, kept.position)
+            self._tell(link, topic_id, kept.position)
 
     async def _take(self, topic_id: int, position: int) -> int:
         kept = await self._node.store.cursors.take(topic_id, self.topic, self.name, position)
