@@ -379,6 +379,11 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a text that names a topic, or a pattern of topics, is a pattern."""
+    return _is_text(name) and ("*" in name or ">" in name)
+
+
 def matches(pattern: str, name: str) -> bool:
     """Whether the topic `name` is one that `pattern` means."""
     wanted, parts = pattern.split("."), name.split(".")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self, TypeVar, overload
 
 import msgspec
 
@@ -21,19 +21,19 @@ from pubsub.client.group_options import check_without_group, checked_in_flight, 
 from pubsub.client.group_verbs import GroupVerbs
 from pubsub.client.lane import Lane
 from pubsub.client.outgoing import check_key
+from pubsub.client.pattern import PatternSubscription
 from pubsub.client.policy_verbs import PolicyVerbs
 from pubsub.client.publish_verbs import PublishVerbs
 from pubsub.client.routes import Routes, topics_in
 from pubsub.client.schedule_verbs import ScheduleVerbs
-from pubsub.client.stream import REQUEST_SECONDS, Stream
+from pubsub.client.stream import Stream
 from pubsub.client.subscription import Start, Subscription, messages_of, start_fields, until_fields
 from pubsub.client.subscription_verbs import SubscriptionVerbs
+from pubsub.client.watching import watch_changes
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
 from pubsub.errors import (
     ClosedError,
     InvalidRequestError,
-    PubsubError,
-    TimeoutExpiredError,
     TopicNotFoundError,
 )
 from pubsub.model import (
@@ -47,9 +47,9 @@ from pubsub.model import (
     check_pattern,
     check_peer_name,
     check_topic_name,
+    is_pattern,
     parse_addresses,
 )
-from pubsub.net.backoff import Backoff
 from pubsub.net.pool import LinkPool
 from pubsub.policy import Policy, encode_policy, make_policy
 from pubsub.protocol import messages as m
@@ -58,14 +58,13 @@ from pubsub.protocol.handshake import hello
 
 log = logging.getLogger("pubsub.client")
 
+S = TypeVar("S", bound=Stream)
+
 DRAIN_SECONDS = 5.0
 """How long closing waits for what has been published but not yet acknowledged."""
 
 MOST_QUERIED = 2**31
 """Asked for in one request; replies are smaller by far."""
-
-CHANGES_HELD = 1000
-"""Changes that a watcher may leave untaken; beyond it they are replaced by one "resync"."""
 
 
 class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyVerbs):
@@ -212,6 +211,9 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
     ) -> Subscription | GroupSubscription:
         """An ordered read of a topic, for `async with … as messages: async for message in messages`.
 
+        With a pattern (`*` for one part of a name, a trailing `>` for the rest), a read of all topics that it
+        means, also of those that are created later, which are read from their beginning: ordered by topic.
+
         Once entered, every message published from then on is seen; with `start` also older ones. It goes on
         at the next offset after a restart of the owner or the index.
 
@@ -245,6 +247,12 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         Raises:
             ClosedError, InvalidNameError, InvalidRequestError: at once; others when it is entered.
         """
+        if is_pattern(topic):
+            check_without_group(
+                max_in_flight, group_options(lease_seconds, max_attempts, backoff_seconds, ordered)
+            )
+            _check_with_pattern(until, durable, auto_commit, reconnect_seconds, group)
+            return self._note(self._pattern(topic, "latest" if start is msgspec.UNSET else start, on_lost))
         self._check_owner_verb(topic)
         options = group_options(lease_seconds, max_attempts, backoff_seconds, ordered)
         subscription: Subscription | GroupSubscription
@@ -272,8 +280,27 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
                 reconnect_seconds,
                 self._name,
             )
+        return self._note(subscription)
+
+    def _note(self, subscription: S) -> S:
+        """Remember to close it."""
         self._subscriptions = {s for s in self._subscriptions if not s._closed} | {subscription}
         return subscription
+
+    def _pattern(self, pattern: str, start: Start, on_lost: str) -> PatternSubscription:
+        self._check_owner_verb("any")
+        check_pattern(pattern)
+        greeting = hello("client", self._name)
+        return PatternSubscription(
+            pattern,
+            start,
+            self._routes,
+            self._settings,
+            self._name,
+            on_lost=on_lost,
+            directory=Directory(self._addresses, greeting, self._limits, self._settings),
+            pool=LinkPool(greeting, self._limits, self._settings.connect_seconds),
+        )
 
     def _subscription(
         self,
@@ -466,42 +493,25 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         """
         self._check_open()
         check_pattern(pattern)
-        backoff = Backoff(self._settings.backoff_first_seconds, self._settings.backoff_most_seconds)
-        while not self._closed:
-            try:
-                link = await self._directory.link()
-                request = link.next_id()
-                changes: deque[dict[str, Any]] = deque()
-                news = asyncio.Event()
+        changes = watch_changes(self._directory, self._settings, pattern, lambda: self._closed)
+        async with aclosing(changes):
+            async for change in changes:
+                yield change
 
-                def take(
-                    frame: m.Changes, changes: deque[dict[str, Any]] = changes, news: asyncio.Event = news
-                ) -> None:
-                    if len(changes) > CHANGES_HELD:
-                        changes.clear()
-                        changes.append({"kind": "resync"})
-                    changes.extend(frame.changes)
-                    news.set()
 
-                link.watchers[request] = take
-                link.when_lost(news.set)
-                try:
-                    await link.request(m.Watch(request, pattern), REQUEST_SECONDS)
-                    backoff.reset()
-                    yield Change(kind="resync")
-                    while link.open:
-                        while changes:
-                            yield msgspec.convert(changes.popleft(), Change)
-                        news.clear()
-                        if link.open:
-                            await news.wait()
-                finally:
-                    link.watchers.pop(request, None)
-                    link.forget_when_lost(news.set)
-            except PubsubError as error:
-                if not error.retriable and not isinstance(error, TimeoutExpiredError):
-                    raise
-            await asyncio.sleep(backoff.next_seconds())
+def _check_with_pattern(
+    until: object, durable: object, auto_commit: object, reconnect_seconds: object, group: object
+) -> None:
+    """Raises InvalidRequestError if there is an option that patterns do not have."""
+    for name, value, default in (
+        ("until", until, None),
+        ("durable", durable, None),
+        ("auto_commit", auto_commit, True),
+        ("reconnect_seconds", reconnect_seconds, None),
+        ("group", group, None),
+    ):
+        if value != default:
+            raise InvalidRequestError(f"{name} is for a subscription to one topic, not to a pattern")
 
 
 def _check_with_group(until: object, durable: object, auto_commit: object, on_lost: object) -> None:

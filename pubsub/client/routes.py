@@ -43,20 +43,26 @@ class Routes:
         """
         route = self._known.get(topic)
         if route is None:
-            info = await self.look_up(topic, timeout_seconds)
-            if not info.online or info.address is None:
-                raise TopicOfflineError(
-                    f"topic {topic} is offline: its owner {info.owner} is away", owner=info.owner
-                )
-            route = Route(
-                topic=topic,
-                topic_id=info.id,
-                epoch=info.epoch,
-                owner=info.owner,
-                address=parse_address(info.address),
-            )
-            self._known[topic] = route
+            route = self._known[topic] = self.route(await self.look_up(topic, timeout_seconds))
         return route
+
+    def route(self, info: TopicInfo) -> Route:
+        """The route to a topic of which an index has told.
+
+        Raises:
+            TopicOfflineError: its owner is away.
+        """
+        if not info.online or info.address is None:
+            raise TopicOfflineError(
+                f"topic {info.topic} is offline: its owner {info.owner} is away", owner=info.owner
+            )
+        return Route(
+            topic=info.topic,
+            topic_id=info.id,
+            epoch=info.epoch,
+            owner=info.owner,
+            address=parse_address(info.address),
+        )
 
     async def look_up(self, topic: str, timeout_seconds: float) -> TopicInfo:
         """Ask an index about a topic, whatever is remembered."""

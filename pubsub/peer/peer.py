@@ -313,9 +313,16 @@ class _OwnFirst(Routes):
         self._own_address = own_address
 
     async def find(self, topic: str, timeout_seconds: float) -> Route:
+        return self._own(topic) or await super().find(topic, timeout_seconds)
+
+    def route(self, info: TopicInfo) -> Route:
+        own = self._own(info.topic)
+        return own if own is not None and own.topic_id == info.id else super().route(info)
+
+    def _own(self, topic: str) -> Route | None:
         held = self._node.store.topics.get(topic)
         if held is None or held.role != "owner":
-            return await super().find(topic, timeout_seconds)
+            return None
         return Route(
             topic=topic, topic_id=held.id, epoch=held.epoch, owner=held.owner, address=self._own_address
         )
