@@ -111,8 +111,8 @@ class Member:
         self.offsets: set[int] = set()
         """In flight at this member."""
         self.expired: dict[int, int] = {}
-        """Offset -> attempt of deliveries whose lease ran out here: the member may still take them for its own, so
-        none of them may be given to it under the same attempt, though a redriven message is counted anew."""
+        """Offset -> attempt of the last delivery whose lease ran out here. The member may still settle it, so that the
+        message may not be given to it under such an attempt again, though a redriven one is counted anew."""
 
 
 class _Lane:
@@ -377,9 +377,6 @@ class Group:
         """The entry of a delivery, if it is the present one of its message and this member's."""
         entry = self.entries.get(offset)
         if entry is None or entry.state != IN_FLIGHT or entry.attempts != attempt or entry.member != member:
-            holder = self.members.get(member)
-            if holder is not None and holder.expired.get(offset) == attempt:
-                del holder.expired[offset]  # now the member knows
             return None
         return entry
 
@@ -467,8 +464,7 @@ class Group:
                     self._fail(offset, entry, EXPIRED, now_us + wait_us if wait_us else 0)
 
     def _note_expired(self, expired: dict[int, int], offset: int, attempt: int) -> None:
-        expired.pop(offset, None)
-        expired[offset] = attempt
+        expired[offset] = max(attempt, expired.pop(offset, 0))
         if len(expired) > MOST_EXPIRED:
             del expired[next(iter(expired))]
 
