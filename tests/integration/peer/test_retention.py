@@ -129,7 +129,9 @@ async def test_a_topic_stays_near_its_limit_while_it_is_published_to_as_fast_as_
         await peer.publish_many("t", [b"x" * 1000] * 200)
         most = max(most, held(peer).size_bytes)
     await wait_until(lambda: held(peer).size_bytes <= 1_600_000)
-    assert most < 5_000_000  # of 12 MB: what is published during a few commits, more of them on a busy machine
+    assert (
+        most < 5_000_000
+    )  # of 12 MB: what is published during a few commits, more of them on a busy machine
 
 
 async def test_after_a_restart_in_the_middle_retention_goes_on(open_peer: Open) -> None:

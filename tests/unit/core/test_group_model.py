@@ -166,7 +166,7 @@ class GroupMachine(RuleBasedStateMachine):
         return dict(zip([picked[position] for position in positions], attempts, strict=True))
 
     def _give_new(self, member: str, most: int) -> dict[int, int]:
-        offsets = [o for o in range(max(self.group.cursor, self.model.first_offset), self.next_offset)]
+        offsets = list(range(max(self.group.cursor, self.model.first_offset), self.next_offset))
         keys = [self.keys[offset] for offset in offsets]
         positions, _ = self.group.take(member, offsets, keys, [1] * len(offsets), most, self.now_us)
         return {offsets[position]: 1 for position in positions}
