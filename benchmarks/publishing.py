@@ -34,7 +34,7 @@ async def publish_many(
     await publisher.open()
     messages = payloads(0, count, size_bytes, first)
     await cue.ready()
-    clock = _Clock()
+    clock = Clock()
     await publisher.publish_many(messages)
     found = clock.stop()
     await publisher.close()
@@ -54,7 +54,7 @@ async def publish_callers(
             await publisher.publish(message)
 
     await cue.ready()
-    clock = _Clock()
+    clock = Clock()
     await asyncio.gather(*map(call, messages))
     found = clock.stop()
     await publisher.close()
@@ -101,7 +101,7 @@ async def publish_open_loop(
     await cue.ready()
     count = int(per_second * seconds)
     took: list[float] = []
-    clock = _Clock()
+    clock = Clock()
 
     async def send(number: int, intended_ns: int) -> None:
         await publisher.publish(payload(0, number, size_bytes, intended_ns))
@@ -128,7 +128,9 @@ async def _warm(publisher: Driver, count: int, size_bytes: int) -> None:
         await publisher.publish(message)
 
 
-class _Clock:
+class Clock:
+    """Wall and CPU time of a part."""
+
     def __init__(self) -> None:
         self._cpu = time.process_time()
         self._began_ns = time.monotonic_ns()

@@ -21,6 +21,7 @@ PARTS = {
     "publish-callers": "benchmarks.publishing:publish_callers",
     "publish-one-by-one": "benchmarks.publishing:publish_one_by_one",
     "publish-open-loop": "benchmarks.publishing:publish_open_loop",
+    "publish-topics": "benchmarks.topics:publish_topics",
     "subscribe": "benchmarks.subscribing:subscribe",
     "share": "benchmarks.sharing:share",
     "leases": "benchmarks.sharing:leases",

@@ -53,6 +53,22 @@ class System:
         return address
 
 
+async def start_peers(stage: Stage, count: int) -> str:
+    """An index, and the peers bench-0, bench-1 and so on, without topics; returns the index's address."""
+    index = await System()._index(stage)
+    names = [f"{PEER}-{number}" for number in range(count)]
+    peers = {}
+    for name in names:
+        data = str(stage.directory / name)
+        peers[name] = await stage.command(
+            name, *COMMAND, "peer", "serve", name, "--data", data, "--index", index
+        )
+    async with pubsub.Client(index) as client:
+        for name, peer in peers.items():
+            await _until(lambda name=name: _alive(client, name), peer)  # type: ignore[misc]
+    return index
+
+
 async def _until(happens: Callable[[], Any], child: Child) -> None:
     try:
         async with asyncio.timeout(READY_SECONDS):
