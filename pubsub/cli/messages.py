@@ -25,13 +25,13 @@ _DIM, _BOLD, _CYAN, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[36m", "\x1b[0m"
 Formatter = Callable[[Sequence[Message]], bytes]
 
 
-def choose_formatter(chosen: Format, colours: bool) -> Formatter:
-    """What turns a batch of messages into bytes."""
+def choose_formatter(chosen: Format, colours: bool, topics: bool = False) -> Formatter:
+    """What turns a batch of messages into bytes. `topics`: people should see of which topic each is."""
     if chosen is Format.raw:
         return format_raw
     if chosen is Format.json:
         return format_json
-    return lambda messages: format_pretty(messages, colours)
+    return lambda messages: format_pretty(messages, colours, topics)
 
 
 def format_raw(messages: Sequence[Message]) -> bytes:
@@ -77,12 +77,12 @@ def scheduled_record(message: ScheduledMessage, as_json: bool) -> dict[str, Any]
         return record | {"payload_base64": b64encode(payload).decode()}
 
 
-def format_pretty(messages: Sequence[Message], colours: bool) -> bytes:
-    """A line for each: time, offset, key and headers where there are any, payload."""
-    return "".join([_pretty_line(message, colours) for message in messages]).encode()
+def format_pretty(messages: Sequence[Message], colours: bool, topics: bool = False) -> bytes:
+    """A line for each: time, topic if asked for, offset, key and headers where there are any, payload."""
+    return "".join([_pretty_line(message, colours, topics) for message in messages]).encode()
 
 
-def _pretty_line(message: Message, colours: bool) -> str:
+def _pretty_line(message: Message, colours: bool, topics: bool) -> str:
     time, offset = iso_from_us(message.published_us), f"{message.offset:>6}"
     marks = [] if message.key is None else [f"key={_escape(message.key)}"]
     marks += [f"{_escape(name)}={_escape(value)}" for name, value in message.headers.items()]
@@ -90,7 +90,8 @@ def _pretty_line(message: Message, colours: bool) -> str:
     if colours:
         time, offset = f"{_DIM}{time}{_PLAIN}", f"{_BOLD}{offset}{_PLAIN}"
         between = f"{_CYAN}{between}{_PLAIN}" if between else ""
-    return f"{time}  {offset}  {between}{_pretty_payload(message.payload)}\n"
+    where = f"{message.topic}  " if topics else ""
+    return f"{time}  {where}{offset}  {between}{_pretty_payload(message.payload)}\n"
 
 
 def _pretty_payload(payload: bytes | None) -> str:

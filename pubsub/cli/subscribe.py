@@ -30,6 +30,7 @@ from pubsub.cli.stdout import StandardOutput
 from pubsub.config import DEFAULT_INDEX
 from pubsub.core.group_options import MOST_IN_FLIGHT
 from pubsub.errors import LateAcknowledgementError
+from pubsub.model import is_pattern
 
 if TYPE_CHECKING:
     from pubsub.client.group import GroupSubscription
@@ -108,6 +109,9 @@ def subscribe(
     the next offset: nothing is left out, nothing comes twice. Ctrl-C ends it, and so does the end of the pipe
     that it writes to.
 
+    TOPIC may be a pattern, with * for one part of a name and > at the end for the rest: then those of all topics
+    that it means are printed, also of those that are created later; in order by topic.
+
     \b
     Examples:
       pubsub subscribe sensors.temp
@@ -116,6 +120,7 @@ def subscribe(
       pubsub subscribe logs --from 1200 --format raw | grep ERROR
       pubsub subscribe sensors.temp --durable dashboard --on-lost skip
       pubsub subscribe sensors.temp --from 2026-01-31T09:00:00Z --until 2026-01-31T10:00:00Z
+      pubsub subscribe 'sensors.>' --from earliest
       pubsub subscribe jobs --group workers --max-in-flight 10
     """
     start = parse_start(where) if where is not None else "latest" if group is None else "earliest"
@@ -131,7 +136,7 @@ def subscribe(
 
     async def main() -> None:
         async with Client(index, timeout_seconds=timeout) as client:
-            formatter = choose_formatter(format_, on_terminal())
+            formatter = choose_formatter(format_, on_terminal(), is_pattern(topic))
             if group is None:
                 async with client.subscribe(
                     topic, start=start, until=end, durable=durable, on_lost=on_lost or OnLost.error
