@@ -1,14 +1,10 @@
-"""The topics that a pattern means, and a stream from each: those there are, and those that come.
-
-Owns which topics these are, where each has got to, and the connections: one to each owner, of this pattern's own, so
-that what the application leaves untaken can be left unread, and holds up nobody else. Windows are not used: what one
-connection carries is bounded by holding its reading (`hold`), for a thousand topics as for one.
+"""The topics that a pattern means: those there are, and those that come. Each is read, from where it belongs.
 
 An index tells of topics that come; a list of all is read at the start and whenever changes may have been missed.
-That a topic is missing from a list means nothing, since a registry may be young; that it was deleted is said by its
-owner, by a change, or by a look-up. A topic that was not there at the start is read from its beginning, and so is one
-that was created anew. After a lost connection everybody goes on at the next offset: at first where the owner was, then,
-with pauses, where an index says that it is.
+That a topic is missing from a list means nothing, since a registry may be young; that it was deleted is said by a
+change, or by a look-up. A topic that was not there at the start is read from its beginning, and so is one that was
+created anew. After a lost connection everybody goes on at the next offset: at first where the owner was, then, with
+pauses, where an index says that it is. How topics are read from their owners is left to `OwnerStreams`.
 """
 
 from __future__ import annotations
@@ -16,35 +12,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import aclosing
-from functools import partial
 from typing import Any
 
-import msgspec
-
 from pubsub.client.directory import Directory
+from pubsub.client.owner_streams import Member, OwnerStreams
 from pubsub.client.routes import Routes, topics_in
-from pubsub.client.stream import end_stream
 from pubsub.client.watching import watch_changes
 from pubsub.config import ClientSettings
 from pubsub.errors import (
     InternalError,
     OffsetOutOfRangeError,
     PubsubError,
-    RemoteProtocolError,
     TimeoutExpiredError,
     TopicNotFoundError,
     TopicOfflineError,
-    error_from_wire,
 )
-from pubsub.model import Address, Change, TopicInfo
+from pubsub.model import Change, TopicInfo
 from pubsub.net.backoff import Backoff
-from pubsub.net.link import Link
 from pubsub.net.pool import LinkPool
 from pubsub.protocol import messages as m
-from pubsub.protocol.batch import next_position
-from pubsub.protocol.codec import encode_frame
 
 log = logging.getLogger("pubsub.client")
 
@@ -52,45 +41,6 @@ LIST_SECONDS = 2.0
 """How long an index is asked where lost topics are, before they are tried again where they were."""
 AWAY_SECONDS = 10.0
 """How often an index is asked about topics of which it says that their owners are away: it tells when they are back."""
-NO_WINDOW = (2**40 - 1, 2**50 - 1)
-"""Messages and bytes that an owner may send: no bound."""
-_HOLD = "pattern"
-
-
-class Member:
-    """One topic. `link` is set while it is, or is about to be, read; `position` once it has been."""
-
-    __slots__ = (
-        "address",
-        "away",
-        "failed",
-        "flows",
-        "link",
-        "number",
-        "position",
-        "reads",
-        "start",
-        "topic",
-        "topic_id",
-    )
-
-    def __init__(self, topic: str, topic_id: int, start: int) -> None:
-        self.topic = topic
-        self.topic_id = topic_id
-        self.start = start
-        self.position: int | None = None
-        self.address: Address | None = None
-        """Where its owner was last."""
-        self.link: Link | None = None
-        self.number = 0
-        self.reads = False
-        """Whether its owner has answered."""
-        self.flows = False
-        """Whether its owner may send."""
-        self.away = False
-        """An index says that its owner is away, and will say when it is back."""
-        self.failed = False
-        """Its error has been told: it is not read any more."""
 
 
 class Gathering:
@@ -122,17 +72,11 @@ class Gathering:
         self._wanted = wanted
         self._directory = directory
         self._routes = routes
-        self._pool = pool
+        self._streams = OwnerStreams(wanted, pool, self, self._spawn)
         self._settings = settings
         self._take = take
         self._skipped = skipped
         self._fail = fail
-        self._links: set[Link] = set()
-        self._holding = False
-        self._flowing = False
-        """Whether owners may send: once every topic that is there at the start is being read."""
-        self._joining: dict[Address, list[Member]] = {}
-        """Those that wait for a connection to be made."""
         self._lost: dict[str, Member] = {}
         """Those whose owner is away, or cannot be reached."""
         self._awaited: set[Member] = set()
@@ -145,6 +89,7 @@ class Gathering:
         self._recovery: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: PubsubError | None = None
+        self._entered_us = 0
         self._closed = False
 
     # Opening and closing
@@ -156,6 +101,7 @@ class Gathering:
             PubsubError: no index could be asked in time, or a topic's owner did not answer.
         """
         deadline = asyncio.get_running_loop().time() + timeout_seconds
+        self._entered_us = time.time_ns() // 1000
         await self._directory.request(m.Peers)  # where nobody can be asked, this says why
         self._spawn(self._follow(), f"pubsub: topics of {self.pattern}")
         try:
@@ -173,10 +119,7 @@ class Gathering:
         if self._failure is not None:
             raise self._failure
         # Only now: until the application takes messages, what comes might have to be held, and the answers with it.
-        self._flowing = True
-        for member in self.members.values():
-            if member.link is not None and member.reads and not member.flows:
-                self._let_flow(member)
+        self._streams.flow()
 
     async def close(self) -> None:
         """Read nothing more. Idempotent."""
@@ -185,8 +128,16 @@ class Gathering:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._pool.close()
+        await self._streams.close()
         await self._directory.close()
+
+    def hold(self) -> None:
+        """Leave what comes unread."""
+        self._streams.hold()
+
+    def release(self) -> None:
+        """Read again."""
+        self._streams.release()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -253,7 +204,7 @@ class Gathering:
             if member is not None:
                 self._forget(member)
             start = self._wanted.start if waited_for and member is None else m.EARLIEST
-            member = self.members[info.topic] = Member(info.topic, info.id, start)
+            member = self.members[info.topic] = Member(info.topic, info.id, start, self._wanted.at_us)
             if waited_for:
                 self._awaited.add(member)
         elif info.topic not in self._lost:
@@ -262,6 +213,9 @@ class Gathering:
             member.address = self._routes.route(info).address
         except TopicOfflineError:
             member.away = True
+            if member.start == m.LATEST and member.position is None:
+                # What is published while it is away is to be seen too; the clocks decide where that begins.
+                member.start, member.at_us = m.AT_TIME, self._entered_us
             self._lose([member])
             self._settle(member)
         else:
@@ -273,7 +227,8 @@ class Gathering:
         if self.members.get(member.topic) is member:
             del self.members[member.topic]
         self._lost.pop(member.topic, None)
-        self._leave(member)
+        member.gone = True
+        self._streams.leave(member)
         self._settle(member)
 
     def _settle(self, member: Member) -> None:
@@ -283,131 +238,45 @@ class Gathering:
             if not self._awaited:
                 self._answered.set()
 
-    # Their owners
+    # What their owners say
 
-    def _join(self, members: Iterable[Member]) -> None:
-        """Ask the owners to begin, all of one owner together."""
-        for member in members:
-            assert member.address is not None
-            self._lost.pop(member.topic, None)
-            waiting = self._joining.get(member.address)
-            if waiting is None:
-                self._joining[member.address] = [member]
-                self._spawn(self._connect(member.address), f"pubsub: connect to {member.address}")
-            else:
-                waiting.append(member)
+    def on_batch(self, member: Member, batch: m.Batch) -> None:
+        self._take(member.topic, batch)
 
-    async def _connect(self, address: Address) -> None:
-        try:
-            link = await self._pool.get(address)
-        except PubsubError as error:
-            log.debug("%s: %s", self.pattern, error)
-            self._lose(self._joining.pop(address))
-            return
-        if link not in self._links:
-            self._links.add(link)
-            link.when_lost(lambda: self._on_lost(link))
-            if self._holding:
-                link.hold_reading(_HOLD)
-        for member in self._joining.pop(address):
-            if self.members.get(member.topic) is member:
-                self._ask(link, member)
+    def on_begun(self, member: Member, skipped: int) -> None:
+        self._backoff.reset()
+        if skipped:
+            log.warning(
+                "retention took %d messages of topic %s away before they were read: going on at offset %d",
+                *(skipped, member.topic, member.position),
+            )
+            self._skipped(skipped)
+        self._settle(member)
 
-    def _ask(self, link: Link, member: Member) -> None:
-        """Ask for a stream, without waiting: the answers come when they come, as many as there are topics."""
-        number = link.next_subscription()
-        request = link.next_id()
-        member.reads, member.flows = False, self._flowing
-        window_messages, window_bytes = NO_WINDOW if self._flowing else (0, 0)
-        frame = msgspec.structs.replace(
-            self._wanted,
-            id=request,
-            subscription=number,
-            topic=member.topic,
-            topic_id=member.topic_id,
-            start=member.start if member.position is None else member.position,
-            window_messages=window_messages,
-            window_bytes=window_bytes,
-        )
-        member.link, member.number = link, number
-        link.streams[number] = partial(self._on_stream, member, number)
-        link.call(request, encode_frame(frame), partial(self._on_reply, member, number))
-
-    def _let_flow(self, member: Member) -> None:
-        assert member.link is not None
-        member.flows = True
-        member.link.send(encode_frame(m.Credit(member.number, *NO_WINDOW)))
-
-    def _leave(self, member: Member) -> None:
-        link, member.link = member.link, None
-        if link is not None and link.streams.pop(member.number, None) is not None:
-            end_stream(link, member.number)
-
-    def _on_reply(self, member: Member, number: int, reply: m.Frame | PubsubError) -> None:
-        if member.number != number or member.link is None:
-            return
-        if isinstance(reply, m.Subscribed):
-            self._backoff.reset()
-            if reply.skipped:
-                log.warning(
-                    "retention took %d messages of topic %s away before they were read: going on at offset %d",
-                    *(reply.skipped, member.topic, reply.position),
-                )
-                self._skipped(reply.skipped)
-            member.position = max(member.position or 0, reply.position)  # messages may have come before
-            member.reads = True
-            if self._flowing and not member.flows:
-                self._let_flow(member)
-            self._settle(member)
-        elif isinstance(reply, PubsubError):
-            self._refused(member, reply)
-        else:
-            self._refused(member, RemoteProtocolError(f"unexpected reply to subscribe: {reply!r}"))
-
-    def _on_stream(self, member: Member, number: int, frame: m.Deliver | m.Ended) -> None:
-        if member.number != number or member.link is None:
-            return
-        if isinstance(frame, m.Deliver):
-            member.position = next_position(frame.batch)
-            self._take(member.topic, frame.batch)
-            return
-        member.link.streams.pop(number, None)
-        self._refused(member, error_from_wire(frame.code, frame.message, frame.data))
-
-    def _refused(self, member: Member, error: PubsubError) -> None:
-        """An owner does not send, or go on to send, what was asked for."""
-        if member.link is not None:
-            member.link.streams.pop(member.number, None)
+    def on_refused(self, member: Member, error: PubsubError) -> None:
         overtaken = isinstance(error, OffsetOutOfRangeError) and error.data.get("first_offset", 0)
-        deleted = isinstance(
-            error, TopicNotFoundError
-        )  # or not there yet: an index tells, and either is quiet
-        if (
-            deleted
-            or error.retriable
-            or (self._wanted.skip_lost and overtaken and overtaken > (member.position or 0))
-        ):
+        skips = self._wanted.skip_lost and overtaken and overtaken > (member.position or 0)
+        # One that is not found was deleted, or is not there yet: an index tells, and either is quiet.
+        if error.retriable or skips or isinstance(error, TopicNotFoundError):
             self._lose([member])
         else:
-            member.link, member.failed = None, True
+            member.failed = True
             self._settle(member)
             self._fail(error, False)
 
-    # Losing and finding them again
+    def on_unreachable(self, members: Iterable[Member]) -> None:
+        self._lose(members)
 
-    def _on_lost(self, link: Link) -> None:
-        """A connection broke: the owner may be back at once, where it was."""
-        self._links.discard(link)
-        lost = [member for member in self.members.values() if member.link is link]
-        for member in lost:
-            member.link = None
+    def on_lost(self, members: Iterable[Member]) -> None:
+        """The owner may be back at once, where it was."""
         if not self._closed:
-            self._join(lost)
+            self._streams.join([member for member in members if not member.gone])
+
+    # Losing and finding them again
 
     def _lose(self, members: Iterable[Member]) -> None:
         for member in members:
             if self.members.get(member.topic) is member and not member.failed:
-                member.link = None
                 self._lost[member.topic] = member
                 if not member.away:
                     self._urgent.set()
@@ -444,6 +313,12 @@ class Gathering:
             else:
                 await self._look_up(member)
 
+    def _join(self, members: Iterable[Member]) -> None:
+        """Read topics that are not lost any more."""
+        for member in members:
+            self._lost.pop(member.topic, None)
+            self._streams.join([member])
+
     def _is_lost(self, member: Member) -> bool:
         return self._lost.get(member.topic) is member
 
@@ -458,17 +333,3 @@ class Gathering:
             log.debug("%s: %s", member.topic, error)
         else:
             self._consider(info)
-
-    # Holding
-
-    def hold(self) -> None:
-        """Leave what comes unread."""
-        self._holding = True
-        for link in self._links:
-            link.hold_reading(_HOLD)
-
-    def release(self) -> None:
-        """Read again."""
-        self._holding = False
-        for link in self._links:
-            link.release_reading(_HOLD)

@@ -219,7 +219,7 @@ async def test_broken_connections_lose_and_double_nothing(
         await peers[n % 3].create_topic(name)
     messages = client.subscribe("s.>")
     collected = await collect(stack, messages)
-    for link in messages._gathering._links:  # type: ignore[attr-defined]
+    for link in messages._gathering._streams._members:  # type: ignore[attr-defined]
         assert link.open
     chance = random.Random(1)
 
@@ -231,7 +231,7 @@ async def test_broken_connections_lose_and_double_nothing(
     publishing = asyncio.gather(*(publish(n) for n in range(12)))
     for _ in range(8):
         await asyncio.sleep(chance.uniform(0.01, 0.05))
-        for link in list(messages._gathering._links):  # type: ignore[attr-defined]
+        for link in list(messages._gathering._streams._members):  # type: ignore[attr-defined]
             if chance.random() < 0.6:
                 link.abort()
     await publishing
@@ -278,6 +278,20 @@ async def test_a_topic_whose_owner_is_away_joins_when_it_is_back(
     await wait_until(lambda: collected.by_topic["s.a"] == [b"old"])
 
 
+async def test_what_an_owner_stores_while_it_is_away_is_seen_too(
+    stack: AsyncExitStack, start_peer: StartPeer, client: pubsub.Client, tmp_path: Path
+) -> None:
+    alice = await start_peer("alice")
+    await alice.create_topic("s.a")
+    await alice.publish("s.a", b"old")
+    await alice.close()
+    collected = await collect(stack, client.subscribe("s.>"))
+    async with pubsub.Peer("alice", data=tmp_path / "alice", index="127.0.0.1:1") as isolated:
+        await isolated.publish("s.a", b"stored without an index")
+    await start_peer("alice")
+    await wait_until(lambda: collected.by_topic["s.a"] == [b"stored without an index"])
+
+
 async def test_peers_are_read_on_while_the_index_is_away_and_what_was_created_then_is_found(
     stack: AsyncExitStack, tmp_path: Path
 ) -> None:
@@ -298,7 +312,7 @@ async def test_peers_are_read_on_while_the_index_is_away_and_what_was_created_th
     await index.close()
     await alice.publish("s.a", b"without an index")
     await wait_until(lambda: collected.by_topic["s.a"] == [b"without an index"])
-    for link in list(messages._gathering._links):  # type: ignore[attr-defined]
+    for link in list(messages._gathering._streams._members):  # type: ignore[attr-defined]
         link.abort()
     await alice.publish("s.a", b"after a broken connection")
     await wait_until(lambda: len(collected.by_topic["s.a"]) == 2)
@@ -413,7 +427,7 @@ async def test_the_error_of_one_topic_is_raised_and_the_others_go_on(
     assert isinstance(messages, PatternSubscription)
     await wait_until(lambda: all(m.reads for m in messages._gathering.members.values()))
     messages._gathering.members["s.a"].position = 1000  # as if its owner had gone back to an older file
-    for link in list(messages._gathering._links):
+    for link in list(messages._gathering._streams._members):
         link.abort()
     await wait_until(lambda: len(collected.errors) == 1)
     assert isinstance(collected.errors[0], pubsub.OffsetOutOfRangeError)
