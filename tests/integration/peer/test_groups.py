@@ -431,17 +431,20 @@ async def dead_letter(peer: pubsub.Peer, topic: str = TOPIC) -> Message:
 
 async def test_lost_members_and_leases_kill_as_well(open_peer: OpenPeer, open_member: OpenMember):
     peer = await open_peer()
-    options = AT_ONCE | {"max_attempts": 1, "lease_seconds": 0.2}
-    member = await (await open_member(peer)).join(1, options=options)
-    await publish(peer, 2)
-    await wait_until(lambda: (1, 1) in member.got)  # 0 was not settled in time
-    member.link.abort()
-    letters = await wait_until(
-        lambda: peer.query(f"{TOPIC}.dead") if f"{TOPIC}.dead" in peer._node.store.topics else []
+    await publish(peer, 1)
+    stuck = await (await open_member(peer)).join(
+        group="stuck", options={"max_attempts": 1, "lease_seconds": 0.1}
     )
-    await wait_until(lambda: figures_are(peer, (0, 0, 0, 2, 0)))
-    letters = await peer.query(f"{TOPIC}.dead")
-    assert [letter.headers["pubsub-dead-reason"] for letter in letters] == ["lease expired", "member lost"]
+    await stuck.has((0, 1))
+    assert (await dead_letter(peer)).headers["pubsub-dead-reason"] == "lease expired"
+    lost = await (await open_member(peer)).join(group="lost", options={"max_attempts": 1})
+    await lost.has((0, 1))
+    lost.link.abort()
+    await wait_until(lambda: has_dead(peer, 2))
+    letter = (await peer.query(f"{TOPIC}.dead"))[1]
+    assert letter.headers["pubsub-dead-reason"] == "member lost"
+    assert letter.headers["pubsub-dead-group"] == "lost"
+    assert await figures(peer, group="stuck") == await figures(peer, group="lost") == (0, 0, 0, 1, 0)
 
 
 async def figures_are(peer: pubsub.Peer, wanted: tuple[int, int, int, int, int]) -> bool:
