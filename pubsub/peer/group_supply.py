@@ -217,3 +217,33 @@ def portion(batch: Batch, positions: list[int], attempts: list[int]) -> Batch:
         [batch.payloads[position] for position in positions],
         attempts,
     )
+
+
+def joined(first: Batch | None, second: Batch | None) -> Batch | None:
+    """Two batches of a topic, one behind the other, as one."""
+    if first is None or second is None:
+        return first or second
+    parts = (first, second)
+
+    def column(name: str) -> list[Any] | None:
+        if getattr(first, name) is None and getattr(second, name) is None:
+            return None
+        return [cell for part in parts for cell in getattr(part, name) or [None] * len(part.payloads)]
+
+    times = [
+        time
+        for part in parts
+        for time in (
+            [part.published_us] * len(part.payloads)
+            if isinstance(part.published_us, int)
+            else part.published_us
+        )
+    ]
+    return Batch(
+        first.first_offset,
+        [*offsets_of(first), *offsets_of(second)],
+        times,
+        column("keys"),
+        column("headers"),
+        first.payloads + second.payloads,
+    )

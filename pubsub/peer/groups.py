@@ -27,7 +27,7 @@ from pubsub.errors import (
 from pubsub.model import check_group_name
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.dead_letters import DeadLetters
-from pubsub.peer.group_supply import offsets_of, portion
+from pubsub.peer.group_supply import joined, offsets_of, portion
 from pubsub.peer.group_work import GroupWork, Seat
 from pubsub.peer.positions import find_position
 from pubsub.peer.tail import cut
@@ -242,11 +242,9 @@ class Groups:
         batch: m.Batch | None = None
         if offsets:
             batch, _ = await store.look(read_offsets, topic.id, offsets, self._node.limits.batch_bytes)
-        if batch is None:
-            batch = await store.read(topic, cursor, frame.limit)
-        if (
-            batch is not None
-        ):  # what is ahead of the cursor follows in a peek of its own, when this is given out
+        if len(offsets) < frame.limit:
+            batch = joined(batch, await store.read(topic, cursor, frame.limit - len(offsets)))
+        if batch is not None:
             batch = next(cut(batch, frame.limit, self._node.limits.batch_bytes))
             there = offsets_of(batch)
             batch = portion(batch, list(range(len(there))), [attempts.get(offset, 0) for offset in there])

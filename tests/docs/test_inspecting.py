@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,12 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
     async with index, peer, pubsub.Client(address) as client, pubsub.Client(address) as reader:
         await client.create_topic("sensors.temp")
         await client.publish("sensors.temp", b"21.5", key="room-1", headers={"unit": "C"})
-        async with reader.subscribe("sensors.temp", durable="dash"):
+        await client.publish("sensors.temp", b"9", key="room-2", deliver_at=datetime(2033, 1, 1, tzinfo=UTC))
+        async with (
+            reader.subscribe("sensors.temp", durable="dash"),
+            reader.subscribe("sensors.temp", group="workers") as shared,
+        ):
+            await anext(shared)
             subscribers = next(line for line in LINES if "subscribers" in line)
             async with asyncio.timeout(5):  # known with the next heartbeat
                 while not (await run(subscribers, tmp_path, port)).strip():
@@ -77,6 +83,9 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
         "generation",
         "incarnation",
         "sensors.temp|dash|1|",
+        "1|2033-01-01 00:00:00|room-2|9",
+        "sensors.temp|workers|1|",
+        "workers|in_flight|1|1",
     ):
         assert expected in text
     assert 0 <= int(shown["redis-cli -p 7479 TTL pubsub:peer:alice"]) <= 2

@@ -691,6 +691,12 @@ async def test_a_peek_shows_what_comes_next_and_changes_nothing(open_peer: OpenP
     assert [message.offset for message in await peer.peek_group(TOPIC, "g", limit=3)] == [2, 3, 4]
     await member.leave()
     assert [message.offset for message in await peer.peek_group(TOPIC, "g", limit=3)] == [0, 1, 2]
+    frame = m.PeekGroup(id=member.link.next_id(), topic=TOPIC, group="g", limit=9)
+    reply = await member.link.request(frame, SECONDS)
+    assert isinstance(reply, m.QueryResult)
+    assert reply.batch is not None
+    assert reply.batch.attempts == [1, 1, 0, 0, 0, 0]
+    assert reply.batch.payloads == [b"%d" % n for n in range(6)]
     assert await figures(peer) == (6, 0, 0, 0, 6)
 
 
