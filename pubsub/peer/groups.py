@@ -340,6 +340,14 @@ class Groups:
                 if dead_letter_topic(work.topic.name) == dead.name:
                     work.dead = await self._node.store.look(count_dead, work.topic.id, work.name)
 
+    def by_topic(self) -> dict[str, dict[str, int]]:
+        """Topic -> group and name of a member -> since when, for the registry."""
+        found: dict[str, dict[str, int]] = {}
+        for seats in self._seats.values():
+            for work, seat in seats.values():
+                found.setdefault(work.topic.name, {})[f"{work.name}: {seat.id}"] = seat.since_us
+        return found
+
     def floor(self, topic: Topic) -> int | None:
         """The lowest offset that a group of a topic has not done with; None where it has no groups."""
         return min((work.floor() for work in self._by_topic.get(topic.id, {}).values()), default=None)

@@ -195,6 +195,13 @@ class Node:
         self.deliveries.end_topic(topic, why)
         self.groups.end_topic(topic, why)
 
+    def subscribers(self) -> dict[str, dict[str, int]]:
+        """Topic -> name of a subscription, or of a member of a group -> since when, for the registry."""
+        found = self.deliveries.by_topic()
+        for topic, members in self.groups.by_topic().items():
+            found.setdefault(topic, {}).update(members)
+        return found
+
     async def on_status(self, connection: ServerConnection, frame: m.Status) -> m.Frame:
         return m.StatusReport(frame.id, self.status())
 

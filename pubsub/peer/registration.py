@@ -157,7 +157,7 @@ class Registration:
                     name=node.name,
                     incarnation=node.store.incarnation,
                     load=self._load(),
-                    subscribers=node.deliveries.by_topic(),
+                    subscribers=node.subscribers(),
                 ),
                 max(1.0, self._ttl_seconds / 3),
             )

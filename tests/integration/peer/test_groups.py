@@ -15,13 +15,14 @@ import pytest
 import pytest_asyncio
 
 import pubsub
-from pubsub.config import KIB, Limits
+from pubsub.config import KIB, Limits, StorageSettings
 from pubsub.errors import (
     GroupNotFoundError,
     InvalidNameError,
     InvalidRequestError,
     OffsetOutOfRangeError,
     PubsubError,
+    ReadOnlyError,
     TopicNotFoundError,
 )
 from pubsub.model import GroupInfo, Message, parse_address
@@ -634,6 +635,70 @@ async def test_an_orderly_restart_keeps_groups_too(open_peer: OpenPeer, open_mem
     await member.has((0, 2), (2, 2))
     await member.settle("ack", (0, 2))
     await member.has((0, 2), (2, 2), (1, 1))
+
+
+# A disk that cannot be written to
+
+
+async def test_what_could_not_be_stored_is_told_and_may_be_tried_again(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await open_peer(storage_settings=StorageSettings(probe_seconds=0.05))
+    store = peer._store
+    assert store is not None
+    member = await (await open_member(peer)).join(2)
+    await publish(peer, 4)
+    await member.has((0, 1), (1, 1))
+    before = rows(peer, ENTRIES)
+    full = True
+    change = store.change
+
+    def refuse(statements: Any, done: Any) -> None:
+        if full:
+            asyncio.get_running_loop().call_soon(done, ReadOnlyError("the disk is full"))
+        else:
+            change(statements, done)
+
+    monkeypatch.setattr(store, "change", refuse)
+    for how in ("ack", "nack", "ack"):  # the first fails with its commit, others may while rows are read anew
+        with pytest.raises(ReadOnlyError):
+            await member.settle(how, (0, 1))
+    assert rows(peer, ENTRIES) == before
+    assert (await info(peer)).in_flight == 2
+    full = False
+    await wait_until(lambda: settled(member, (0, 1)))
+    await member.has((0, 1), (1, 1), (2, 1))  # nothing was given out twice
+    assert await member.settle("ack", (1, 1), (2, 1)) == []
+    await member.has((0, 1), (1, 1), (2, 1), (3, 1))
+    assert await member.settle("ack", (3, 1)) == []
+    assert await figures(peer) == (0, 0, 0, 0, 0)
+    assert rows(peer, ENTRIES) == []
+
+
+async def settled(member: Member, delivery: tuple[int, int]) -> bool:
+    try:
+        return await member.settle("ack", delivery) == []
+    except ReadOnlyError:
+        return False
+
+
+async def test_a_member_that_left_while_nothing_could_be_stored_has_given_back(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await open_peer(storage_settings=StorageSettings(probe_seconds=0.05))
+    store = peer._store
+    assert store is not None
+    member = await (await open_member(peer)).join()
+    await publish(peer, 2)
+    await member.has((0, 1), (1, 1))
+    with monkeypatch.context() as patch:
+        refuse = ReadOnlyError("the disk is full")
+        patch.setattr(store, "change", lambda _, done: asyncio.get_running_loop().call_soon(done, refuse))
+        with pytest.raises(ReadOnlyError):
+            await member.settle("ack", (0, 1))
+        await member.leave()
+        other = await (await open_member(peer)).join()
+    await other.has((0, 2), (1, 2))
 
 
 # Retention
