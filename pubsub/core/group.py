@@ -22,22 +22,26 @@ is told by `changes`, to be stored before anybody is told of it.
 from __future__ import annotations
 
 import heapq
-from bisect import insort
 from collections.abc import Collection, Iterable, Sequence
-
-import msgspec
 
 from pubsub.core.credit import Window
 from pubsub.core.group_options import GroupOptions
-
-READY = "ready"
-IN_FLIGHT = "in_flight"
-DELAYED = "delayed"
-DYING = "dying"
-
-NACKED = "nack"
-EXPIRED = "lease expired"
-LOST = "member lost"
+from pubsub.core.group_state import (
+    DELAYED,
+    DYING,
+    EXPIRED,
+    IN_FLIGHT,
+    LOST,
+    NACKED,
+    READY,
+    Changes,
+    Counts,
+    Entry,
+    Row,
+    runs_of,
+)
+from pubsub.core.lanes import Lanes
+from pubsub.core.timers import Timers
 
 LOOK_AHEAD = 1000
 """Messages blocked by their key for which an ordered group looks beyond to others."""
@@ -45,60 +49,6 @@ MOST_ENTRIES = 100_000
 """Unsettled messages of one group, in memory; with so many it is given nothing new."""
 MOST_EXPIRED = 10_000
 """Expired deliveries that are remembered of a member: as many as it can have at once."""
-_HEAP_SLACK = 1000
-
-
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """An entry as it is stored. `key` is that of its message, and is not stored with it."""
-
-    offset: int
-    state: str
-    attempts: int
-    due_us: int
-    member: str
-    key: str | None = None
-
-
-class Run(msgspec.Struct, frozen=True, gc=False):
-    """Consecutive offsets, `first` to `last`, whose rows are alike."""
-
-    first: int
-    last: int
-    state: str
-    attempts: int
-    due_us: int
-    member: str
-
-
-class Changes(msgspec.Struct, frozen=True):
-    """What is to be stored: rows that are now like this, offsets that have none any more, the cursor."""
-
-    cursor: int
-    runs: list[Run]
-    gone: list[tuple[int, int]]
-    """First and last of consecutive offsets."""
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """How many entries there are of each state."""
-
-    ready: int
-    in_flight: int
-    delayed: int
-    dying: int
-
-
-class Entry(msgspec.Struct, gc=False):
-    """What is known of a message that is below the cursor and not done."""
-
-    state: str
-    attempts: int
-    due_us: int
-    """End of the lease or of the delay; 0 otherwise."""
-    member: str
-    """Who has it in flight; of a dying one, why it was given up."""
-    key: str | None
-    size_bytes: int
 
 
 class Member:
@@ -113,16 +63,6 @@ class Member:
         self.expired: dict[int, int] = {}
         """Offset -> attempt of the last delivery whose lease ran out here. The member may still settle it, so that the
         message may not be given to it under such an attempt again, though a redriven one is counted anew."""
-
-
-class _Lane:
-    """The entries of one key, in order, and the one of them that is in flight."""
-
-    __slots__ = ("busy", "offsets")
-
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-        self.busy: int | None = None
 
 
 class Group:
@@ -153,11 +93,8 @@ class Group:
         """A heap of what may be given out; what is not so any more is skipped when it comes up."""
         self._picked: set[int] = set()
         """Ready, and out of the heap, because somebody fetches them."""
-        self._timed: list[tuple[int, int, tuple[int, ...]]] = []
-        """A heap of (due, number, offsets). An entry that is due at another time by now is skipped."""
-        self._timed_offsets = 0
-        self._numbers = 0
-        self._lanes: dict[str, _Lane] = {}
+        self._timers = Timers(self._due_us)
+        self._lanes = Lanes()
         self._dying: dict[int, None] = {}
         self._dirty: set[int] = set()
         self.cursor_stored = cursor
@@ -178,16 +115,17 @@ class Group:
 
     def _add(self, offset: int, entry: Entry) -> None:
         """A new entry, in whatever state."""
+        if not self.options.ordered:
+            entry.key = None
         self.entries[offset] = entry
         self._counts[entry.state] += 1
         if entry.state == DYING:
             self._dying[offset] = None
             return
-        if self.options.ordered and entry.key is not None:
-            lane = self._lanes.setdefault(entry.key, _Lane())
-            insort(lane.offsets, offset)
+        if entry.key is not None:
+            self._lanes.add(entry.key, offset)
             if entry.state == IN_FLIGHT:
-                lane.busy = offset
+                self._lanes.begin(entry.key, offset)
         if entry.state == IN_FLIGHT:
             self.members[entry.member].offsets.add(offset)
         if entry.due_us:
@@ -253,10 +191,7 @@ class Group:
 
     def _is_free(self, offset: int, entry: Entry) -> bool:
         """Whether no other message of its key stands before it, or is in flight."""
-        if entry.key is None or not self.options.ordered:
-            return True
-        lane = self._lanes[entry.key]
-        return lane.busy is None and lane.offsets[0] == offset
+        return entry.key is None or self._lanes.free(entry.key) == offset
 
     def _offer(self, offset: int, entry: Entry) -> None:
         if offset not in self._picked and self._is_free(offset, entry):
@@ -285,7 +220,7 @@ class Group:
             self._give(offset, entry, member, size_bytes, due_us)
             positions.append(position)
         given = [offsets[position] for position in positions]
-        self._schedule(due_us, tuple(given))
+        self._schedule(due_us, given)
         return positions, [self.entries[offset].attempts for offset in given]
 
     def take(
@@ -343,21 +278,20 @@ class Group:
             else:
                 entry = self.entries[offset] = Entry(READY, 1, 0, "", key, 0)
                 if key is not None:
-                    self._lanes[key] = lane = _Lane()
-                    lane.offsets.append(offset)
+                    self._lanes.add(key, offset)
                 self._give(offset, entry, member, size_bytes, due_us)
                 positions.append(passed)
             passed += 1
             self.cursor = offset + 1
-        self._schedule(due_us, tuple(offsets[position] for position in positions))
+        self._schedule(due_us, [offsets[position] for position in positions])
         return positions, passed
 
     def _give(self, offset: int, entry: Entry, member: str, size_bytes: int, due_us: int) -> None:
         """Put an entry in flight; the caller schedules it and has counted its attempt."""
         entry.state, entry.member, entry.size_bytes, entry.due_us = IN_FLIGHT, member, size_bytes, due_us
         self._counts[IN_FLIGHT] += 1
-        if entry.key is not None and self.options.ordered:
-            self._lanes[entry.key].busy = offset
+        if entry.key is not None:
+            self._lanes.begin(entry.key, offset)
         holder = self.members[member]
         holder.window.spend(1, size_bytes)
         holder.offsets.add(offset)
@@ -365,7 +299,7 @@ class Group:
 
     def _given_lease(self, offsets: Collection[int], due_us: int) -> None:
         self._dirty.update(offsets)
-        self._schedule(due_us, tuple(offsets))
+        self._schedule(due_us, offsets)
 
     def pass_to(self, offset: int) -> None:
         """There are no messages between the cursor and `offset`."""
@@ -445,51 +379,30 @@ class Group:
     @property
     def next_due_us(self) -> int | None:
         """When `expire` may have something to do next."""
-        return self._timed[0][0] if self._timed else None
+        return self._timers.next_us
 
     def expire(self, now_us: int) -> None:
         """Leases and delays that end now have ended."""
-        while self._timed and self._timed[0][0] <= now_us:
-            due_us, _, offsets = heapq.heappop(self._timed)
-            self._timed_offsets -= len(offsets)
-            for offset in offsets:
-                entry = self.entries.get(offset)
-                if entry is None or entry.due_us != due_us:
-                    continue
-                if entry.state == DELAYED:
-                    self._to_ready(offset, entry)
-                elif entry.state == IN_FLIGHT:
-                    self._note_expired(self.members[entry.member].expired, offset, entry.attempts)
-                    wait_us = self.options.backoff_us(entry.attempts)
-                    self._fail(offset, entry, EXPIRED, now_us + wait_us if wait_us else 0)
+        for offset in self._timers.due(now_us):
+            entry = self.entries[offset]
+            if entry.state == DELAYED:
+                self._to_ready(offset, entry)
+            else:
+                self._note_expired(self.members[entry.member].expired, offset, entry.attempts)
+                wait_us = self.options.backoff_us(entry.attempts)
+                self._fail(offset, entry, EXPIRED, now_us + wait_us if wait_us else 0)
+
+    def _due_us(self, offset: int) -> int | None:
+        entry = self.entries.get(offset)
+        return entry.due_us if entry is not None else None
 
     def _note_expired(self, expired: dict[int, int], offset: int, attempt: int) -> None:
         expired[offset] = max(attempt, expired.pop(offset, 0))
         if len(expired) > MOST_EXPIRED:
             del expired[next(iter(expired))]
 
-    def _schedule(self, due_us: int, offsets: tuple[int, ...]) -> None:
-        if not offsets:
-            return
-        self._numbers += 1
-        heapq.heappush(self._timed, (due_us, self._numbers, offsets))
-        self._timed_offsets += len(offsets)
-        if self._timed_offsets > 2 * (self._counts[IN_FLIGHT] + self._counts[DELAYED]) + _HEAP_SLACK:
-            self._schedule_anew()
-
-    def _schedule_anew(self) -> None:
-        """Throw what has been settled out of the heap: it costs as much as was put in since the last time."""
-        kept: list[tuple[int, int, tuple[int, ...]]] = []
-        entries = self.entries
-        for due_us, number, offsets in self._timed:
-            left = tuple(
-                offset for offset in offsets if (e := entries.get(offset)) is not None and e.due_us == due_us
-            )
-            if left:
-                kept.append((due_us, number, left))
-        heapq.heapify(kept)
-        self._timed = kept
-        self._timed_offsets = sum(len(offsets) for _, _, offsets in kept)
+    def _schedule(self, due_us: int, offsets: Collection[int]) -> None:
+        self._timers.add(due_us, offsets, self._counts[IN_FLIGHT] + self._counts[DELAYED])
 
     # Changes of state
 
@@ -532,8 +445,8 @@ class Group:
             holder = self.members[entry.member]
             holder.offsets.discard(offset)
             holder.window.grant(1, entry.size_bytes)
-            if entry.key is not None and entry.key in self._lanes:
-                self._lanes[entry.key].busy = None
+            if entry.key is not None:
+                self._lanes.end(entry.key)
 
     def _remove(self, offset: int, entry: Entry) -> None:
         """It is done, whatever state it was in."""
@@ -545,23 +458,15 @@ class Group:
         self._leave_lane(offset, entry)
 
     def _leave_lane(self, offset: int, entry: Entry) -> None:
-        lane = self._lanes.get(entry.key) if entry.key is not None else None
-        if lane is None or entry.key is None or offset not in lane.offsets:
-            return
-        lane.offsets.remove(offset)
-        if not lane.offsets:
-            del self._lanes[entry.key]
-        else:
+        if entry.key is not None:
+            self._lanes.remove(entry.key, offset)
             self._unblock(entry.key)
 
     def _unblock(self, key: str) -> None:
         """Something of a key is not in flight any more, or is done: the first of its lane may come next."""
-        lane = self._lanes.get(key)
-        if lane is not None and lane.busy is None:
-            first = lane.offsets[0]
-            entry = self.entries[first]
-            if entry.state == READY:
-                self._offer(first, entry)
+        first = self._lanes.free(key)
+        if first is not None and self.entries[first].state == READY:
+            self._offer(first, self.entries[first])
 
     # Giving up, and taking back
 
@@ -642,23 +547,4 @@ class Group:
         offsets = sorted(self._dirty)
         self._dirty.clear()
         self.cursor_stored = self.cursor
-        return Changes(self.cursor, *self._runs(offsets))
-
-    def _runs(self, offsets: list[int]) -> tuple[list[Run], list[tuple[int, int]]]:
-        runs: list[Run] = []
-        gone: list[tuple[int, int]] = []
-        first, last, like = 0, -2, None
-        for offset in [*offsets, -1]:
-            entry = self.entries.get(offset)
-            now = None if entry is None else (entry.state, entry.attempts, entry.due_us, entry.member)
-            if offset == last + 1 and now == like and offset >= 0:
-                last = offset
-                continue
-            if last >= 0:
-                if like is None:
-                    gone.append((first, last))
-                else:
-                    runs.append(Run(first, last, *like))
-            first = last = offset
-            like = now
-        return runs, gone
+        return Changes(self.cursor, *runs_of(offsets, self.entries))

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from pubsub.config import Limits
-from pubsub.core.group import DYING, Group
+from pubsub.core.group import Group
 from pubsub.core.group_options import GroupOptions, parse_options
+from pubsub.core.group_state import DYING
 from pubsub.core.sharing import share
 from pubsub.errors import ClosedError, InvalidRequestError, PubsubError, ReadOnlyError
 from pubsub.model import GroupInfo, iso_from_us

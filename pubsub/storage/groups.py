@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
-from pubsub.core.group import Changes, Row
+from pubsub.core.group_state import Changes, Row
 from pubsub.protocol.messages import Batch
 from pubsub.storage.rows import SIZE, batch_of
 from pubsub.storage.work import Statement, run_statements

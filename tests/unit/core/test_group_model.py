@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from pubsub.core.group import DYING, Group
+from pubsub.core.group import Group
 from pubsub.core.group_options import GroupOptions
+from pubsub.core.group_state import DYING
 from pubsub.storage import groups as rows
 from pubsub.storage.schema import metadata
 from pubsub.storage.work import run_statements
