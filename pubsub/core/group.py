@@ -435,8 +435,6 @@ class Group:
         self._counts[READY] += 1
         self._dirty.add(offset)
         self._offer(offset, entry)
-        if entry.key is not None:
-            self._unblock(entry.key)
 
     def _let_go(self, offset: int, entry: Entry) -> None:
         """Take an entry out of the state that it is in."""
@@ -447,6 +445,7 @@ class Group:
             holder.window.grant(1, entry.size_bytes)
             if entry.key is not None:
                 self._lanes.end(entry.key)
+                self._unblock(entry.key)  # an earlier one that was redriven meanwhile
 
     def _remove(self, offset: int, entry: Entry) -> None:
         """It is done, whatever state it was in."""

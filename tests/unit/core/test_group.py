@@ -236,6 +236,23 @@ def test_a_delayed_message_holds_up_its_key_and_a_dying_one_does_not():
     assert retake(group, "b", 5) == {1: 1}
 
 
+def test_a_redriven_message_is_next_of_its_key_when_a_later_one_is_not_in_flight_any_more():
+    group = make(ordered=True, max_attempts=2)
+    take(group, "a", 1, keys=["k"])
+    group.nack("a", [0], [1], 0, NOW)
+    retake(group, "a", 1)
+    group.nack("a", [0], [2], 0, NOW)
+    assert take(group, "a", 1, keys=["k"]) == [1]
+    assert group.spare() == 1
+    assert retake(group, "b", 5) == {}
+    group.nack("a", [1], [1], 5 * SECOND, NOW)
+    assert retake(group, "b", 5) == {0: 1}
+    group.expire(NOW + 5 * SECOND)
+    assert retake(group, "b", 5) == {}
+    group.ack("b", [0], [1])
+    assert retake(group, "b", 5) == {1: 2}
+
+
 def test_an_ordered_group_looks_ahead_of_what_is_blocked_but_not_without_bound(
     monkeypatch: pytest.MonkeyPatch,
 ):
