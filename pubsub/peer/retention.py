@@ -2,9 +2,9 @@
 
 Every `retention_seconds`, or as soon as a topic has grown beyond its limits, it looks at each topic (arithmetic in
 memory), and where something may go it does steps in turn until nothing may. A step shares a group commit; after each
-comes a pause of as long as the step took, so at most every other commit carries one. Where publishers are faster than
-that, steps grow until they keep up: what is beyond `max_bytes` or `max_messages` is what is published during a few
-commits.
+comes a pause of three times as long as the step took, so at most one commit in four carries one. Where publishers are
+faster than that, steps grow until they keep up: what is beyond `max_bytes` or `max_messages` is what is published
+during a few commits.
 
 Who has a say in what may go, and who must know what went, is told by `floors` and `when_trimmed`: groups and durable
 subscriptions are parts of their own. Once a minute or so it lets go of removed keys, of old message ids, and of
@@ -47,8 +47,10 @@ T = TypeVar("T")
 
 Floor = Callable[[Topic], int | None]
 
-LONGEST_PAUSE_SECONDS = 0.05
-"""After a step; where a commit takes longer than that, the disk is what is slow."""
+PAUSE = 3.0
+"""After a step others have the file to themselves for so many times as long as it took ..."""
+LONGEST_PAUSE_SECONDS = 0.1
+"""... or for so long: where a commit takes longer than that, the disk is what is slow."""
 STEPS_IN_TURN = 16
 """Steps for one topic before the next topic has its turn."""
 KEYS_SECONDS = 60.0
@@ -127,11 +129,11 @@ class Retention:
                         await self._wake.wait()
 
     async def _paced(self, step: Awaitable[T], factor: int = 1) -> T:
-        """Do a step, then leave the file to others for as long as it took; for less where it had to grow."""
+        """Do a step, then leave the file to others for a while; for less where the step had to grow."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         result = await step
-        await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, loop.time() - began) / factor**2)
+        await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, PAUSE * (loop.time() - began)) / factor**2)
         return result
 
     # Topics
@@ -155,7 +157,7 @@ class Retention:
             if removal is not None and await self._trim(topic, removal):
                 continue
             compaction = self._compaction(topic)
-            if compaction is None or not await self._paced(compaction()):
+            if compaction is None or not await compaction():
                 return False
         return True
 
@@ -204,15 +206,23 @@ class Retention:
             return partial(self._compact, topic, self._upkeep.forget_keys) if topic.compacted_to else None
         end = compaction_end(topic.committed, [floor(topic) for floor in self.group_floors])
         if max(topic.compacted_to, 0) < end:
-            return partial(self._compact, topic, partial(self._upkeep.compact, end=end))
+            return partial(self._compact_to, topic, end)
         if topic.compacted_to and asyncio.get_running_loop().time() >= self._keys_at.get(topic.id, 0.0):
             return partial(self._remove_keys, topic, end)
         return None
 
-    async def _compact(self, topic: Topic, step: Callable[[Topic], Awaitable[Compacted | None]]) -> bool:
+    async def _compact(
+        self, topic: Topic, step: Callable[[Topic], Awaitable[Compacted | None]], factor: int = 1
+    ) -> bool:
         self._freed = True
-        compacted = await step(topic)
+        compacted = await self._paced(step(topic), factor)
         return compacted is not None and compacted.more
+
+    async def _compact_to(self, topic: Topic, end: int) -> bool:
+        behind, factor = end - topic.compacted_to, self._factors.get(topic.id, 1)
+        more = await self._compact(topic, partial(self._upkeep.compact, end=end, factor=factor), factor)
+        self._factors[topic.id] = next_factor(factor, behind, topic.committed - topic.compacted_to)
+        return more
 
     async def _remove_keys(self, topic: Topic, end: int) -> bool:
         kept_seconds = self._settings.removed_key_seconds

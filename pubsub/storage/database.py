@@ -40,7 +40,13 @@ def _connect(path: Path, options: str, pragmas: tuple[str, ...]) -> sqlite3.Conn
 
 def writer_engine(path: Path) -> Engine:
     """The engine that may write; its one connection lasts until the engine is disposed of."""
-    pragmas = (*_COMMON, "PRAGMA synchronous = FULL", "PRAGMA wal_autocheckpoint = 0")
+    pragmas = (
+        *_COMMON,
+        "PRAGMA synchronous = FULL",
+        "PRAGMA wal_autocheckpoint = 0",
+        # Some builds overwrite every page that becomes free: retention would write twice as much.
+        "PRAGMA secure_delete = FAST",
+    )
     return create_engine(
         "sqlite+pysqlite://", creator=lambda: _connect(path, "mode=rwc", pragmas), poolclass=StaticPool
     )

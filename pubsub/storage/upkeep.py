@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STEP_LOG_BYTES = 32 * PAGE_BYTES
+STEP_LOG_BYTES = 16 * PAGE_BYTES
 """What a step adds to the write-ahead log, about."""
 PAGES_A_STEP = 64
 """Pages given back in one step: each may have to be moved first."""
@@ -60,9 +60,10 @@ class Upkeep:
         )
         return await self._store.step(change, STEP_LOG_BYTES, committed)
 
-    async def compact(self, topic: Topic, end: int) -> Compacted | None:
-        """Remove what the next messages below `end` supersede."""
-        change = partial(compaction.compact, topic_id=topic.id, end=end)
+    async def compact(self, topic: Topic, end: int, factor: int = 1) -> Compacted | None:
+        """Remove what the next messages below `end` supersede, in a step of `factor` times the usual size."""
+        rows = compaction.STEP_ROWS * factor
+        change = partial(compaction.compact, topic_id=topic.id, end=end, rows=rows)
         return await self._store.step(change, STEP_LOG_BYTES, partial(_compacted, topic))
 
     async def remove_keys(self, topic: Topic, before_us: int, end: int) -> Compacted | None:
