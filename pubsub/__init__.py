@@ -3,6 +3,7 @@
 from pubsub.client.client import Client
 from pubsub.client.durable import DurableSubscription
 from pubsub.client.group import GroupMessage, GroupSubscription
+from pubsub.client.pattern import PatternSubscription
 from pubsub.client.subscription import Subscription
 from pubsub.errors import (
     ClosedError,
@@ -80,6 +81,7 @@ __all__ = [
     "NotOwnerError",
     "OffsetOutOfRangeError",
     "Offsets",
+    "PatternSubscription",
     "Peer",
     "PeerInfo",
     "PeerNameTakenError",

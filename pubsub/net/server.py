@@ -28,7 +28,7 @@ log = logging.getLogger("pubsub.net")
 FAREWELL_SECONDS = 2.0
 """How long a connection that broke the rules is kept for its error frame to be read."""
 
-LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors})
+LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors, m.Scheduled})
 """Requests whose reply may be megabytes. One connection has one of them under way, and only while it reads what
 it was sent: otherwise `running_requests` such replies would pile up for somebody who never reads."""
 
