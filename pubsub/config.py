@@ -6,6 +6,8 @@ that a test or an unusual site can change them without touching code.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from pubsub.errors import SettingsError
@@ -16,6 +18,45 @@ MIB = 1024 * KIB
 DEFAULT_INDEX = "127.0.0.1:7470"
 DEFAULT_EMBEDDED_REGISTRY = "127.0.0.1:7479"
 DEFAULT_NAMESPACE = "pubsub"
+
+MOST_SECONDS = 3660 * 86_400.0
+"""The longest time that can be set, ten years: what is longer is a mistake in a unit."""
+MOST_NUMBER = 2**53 - 1
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def check_number(name: str, value: object, *, whole: bool) -> None:
+    """A setting: a number of seconds if it is not whole.
+
+    Raises:
+        SettingsError: it is no number, not more than 0, or far too large.
+    """
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise SettingsError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
+    if not value > 0:  # nan is not, either
+        raise SettingsError(
+            f"{name} must be more than 0" + (f", not {value}" if value > -MOST_NUMBER else "")
+        )
+    most = MOST_NUMBER if whole else MOST_SECONDS
+    if value > most:  # too large, perhaps, to be written here
+        raise SettingsError(f"{name} may be {most:.0f} at most")
+
+
+def settings_of(kind: type[S], given: S | None) -> S:
+    """The settings that an application gave, or the defaults.
+
+    Raises:
+        SettingsError: they are something else.
+    """
+    if given is not None and not isinstance(given, kind):
+        raise SettingsError(f"settings of this kind are {kind.__name__}(...), not {type(given).__name__}")
+    return kind() if given is None else given
+
+
+def _check_numbers(settings: msgspec.Struct, what: str) -> None:
+    for field, default in zip(settings.__struct_fields__, settings.__struct_defaults__, strict=True):
+        check_number(f"the {what} {field}", getattr(settings, field), whole=isinstance(default, int))
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,11 +78,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Slow requests (queries, lists) that one connection may have under way; more wait their turn."""
     subscriptions: int = 10_000
     """Subscriptions on one connection."""
+    connections: int = 10_000
+    """Connections to one server; whoever is one too many is told so, and tries again later or elsewhere."""
+    frame_seconds: float = 60.0
+    """A connection that has begun a frame and not sent the rest of it by then is closed."""
 
     def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            if getattr(self, field) <= 0:
-                raise SettingsError(f"the limit {field} must be more than 0, not {getattr(self, field)}")
+        _check_numbers(self, "limit")
         if self.message_bytes + 64 * KIB > self.frame_bytes:
             raise SettingsError(
                 f"message_bytes ({self.message_bytes}) must leave 64 KiB of frame_bytes ({self.frame_bytes})"
@@ -67,9 +110,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Their size; a single larger message is still delivered, alone."""
 
     def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            if getattr(self, field) <= 0:
-                raise SettingsError(f"the setting {field} must be more than 0, not {getattr(self, field)}")
+        _check_numbers(self, "setting")
 
 
 class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +133,9 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     probe_seconds: float = 1.0
     """How often a peer that could not write tries whether it can again."""
 
+    def __post_init__(self) -> None:
+        _check_numbers(self, "setting")
+
 
 class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a peer serves and registers."""
@@ -111,6 +155,9 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     give_back_seconds: float = 10.0
     """Pages of the file that nothing needed for so long are given back to the file system."""
 
+    def __post_init__(self) -> None:
+        _check_numbers(self, "setting")
+
 
 class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How an index believes and answers."""
@@ -123,5 +170,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Topics in one frame of a list."""
 
     def __post_init__(self) -> None:
-        if not 0.3 <= self.ttl_seconds <= 3600:
-            raise SettingsError(f"the ttl must be 0.3 to 3600 seconds, not {self.ttl_seconds:g}")
+        if isinstance(self.ttl_seconds, int | float) and not 0.3 <= self.ttl_seconds <= 3600:
+            raise SettingsError("the ttl must be 0.3 to 3600 seconds")
+        _check_numbers(self, "setting")

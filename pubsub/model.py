@@ -281,7 +281,7 @@ def iso_from_us(microseconds: int) -> str:
     return datetime_from_us(microseconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Whether what should be a text by its type is one: names come from users' code."""
     return isinstance(value, str)
 
@@ -292,7 +292,7 @@ def check_topic_name(name: str) -> str:
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    if not _is_text(name) or not _TOPIC.fullmatch(name):
+    if not is_text(name) or not _TOPIC.fullmatch(name):
         raise InvalidNameError(
             f"{name!r} is not a topic name: use parts of letters, digits, _ and - joined by single dots"
         )
@@ -350,7 +350,7 @@ def check_subscription_name(name: str) -> str:
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    own, separator, peer = name.partition("@") if _is_text(name) else (name, "", "")
+    own, separator, peer = name.partition("@") if is_text(name) else (name, "", "")
     check_durable_name(own)
     if separator:
         check_peer_name(peer)
@@ -358,8 +358,8 @@ def check_subscription_name(name: str) -> str:
 
 
 def _check_part(name: str, of: str) -> str:
-    if not _is_text(name) or not _NAME.fullmatch(name) or len(name) > _NAME_MAX_LENGTH:
-        shown = f"{name[:20]!r}…" if _is_text(name) and len(name) > _NAME_MAX_LENGTH else repr(name)
+    if not is_text(name) or not _NAME.fullmatch(name) or len(name) > _NAME_MAX_LENGTH:
+        shown = f"{name[:20]!r}…" if is_text(name) and len(name) > _NAME_MAX_LENGTH else repr(name)
         raise InvalidNameError(
             f"{shown} is not a {of} name: use letters, digits, _ and -, at most {_NAME_MAX_LENGTH} of them"
         )
@@ -372,7 +372,7 @@ def check_pattern(pattern: str) -> str:
     Raises:
         InvalidNameError: it is not; the message states the rule.
     """
-    if not _is_text(pattern) or not _PATTERN.fullmatch(pattern) or len(pattern) > NAME_MAX_LENGTH:
+    if not is_text(pattern) or not _PATTERN.fullmatch(pattern) or len(pattern) > NAME_MAX_LENGTH:
         raise InvalidNameError(
             f"{pattern!r} is not a topic pattern: join names by dots, with * for one part and > at the end for the rest"
         )
@@ -381,7 +381,7 @@ def check_pattern(pattern: str) -> str:
 
 def is_pattern(name: str) -> bool:
     """Whether a text that names a topic, or a pattern of topics, is a pattern."""
-    return _is_text(name) and ("*" in name or ">" in name)
+    return is_text(name) and ("*" in name or ">" in name)
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -416,7 +416,7 @@ def parse_address(text: str) -> Address:
     Raises:
         SettingsError: it is neither; the message says what an address looks like.
     """
-    host, separator, port = text.strip().rpartition(":")
+    host, separator, port = text.strip().rpartition(":") if is_text(text) else ("", "", "")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
     legal_host = bool(host) and (bracketed or ":" not in host) and not re.search(r"[\s/,@\[\]]", host)
@@ -431,7 +431,14 @@ def parse_addresses(text: str | Sequence[str]) -> list[Address]:
     Raises:
         SettingsError: one is malformed, or none is given.
     """
-    items = text.split(",") if isinstance(text, str) else list(text)
+    if isinstance(text, str):
+        items = text.split(",")
+    elif isinstance(text, Sequence) and not isinstance(text, bytes | bytearray | memoryview):
+        items = [*text]
+    else:
+        raise SettingsError(
+            f"{text!r} is no address: write host:port, such as 127.0.0.1:7470, or a list of them"
+        )
     if not items:
         raise SettingsError("no index address is given: write host:port, such as 127.0.0.1:7470")
     return [parse_address(item) for item in items]

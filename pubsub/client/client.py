@@ -30,10 +30,11 @@ from pubsub.client.stream import Stream
 from pubsub.client.subscription import Start, Subscription, messages_of, start_fields, until_fields
 from pubsub.client.subscription_verbs import SubscriptionVerbs
 from pubsub.client.watching import watch_changes
-from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits
+from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, check_number, settings_of
 from pubsub.errors import (
     ClosedError,
     InvalidRequestError,
+    SettingsError,
     TopicNotFoundError,
 )
 from pubsub.model import (
@@ -48,6 +49,7 @@ from pubsub.model import (
     check_peer_name,
     check_topic_name,
     is_pattern,
+    is_text,
     parse_addresses,
 )
 from pubsub.net.pool import LinkPool
@@ -91,12 +93,16 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         name: str = "",
     ) -> None:
         self._addresses = parse_addresses(index)
-        settings = settings or ClientSettings()
+        settings = settings_of(ClientSettings, settings)
         if timeout_seconds is not None:
+            check_number("timeout_seconds", timeout_seconds, whole=False)
             settings = msgspec.structs.replace(settings, timeout_seconds=timeout_seconds)
-            settings.__post_init__()
         self._settings = settings
-        self._limits = limits or Limits()
+        self._limits = settings_of(Limits, limits)
+        if not isinstance(relay, bool):
+            raise SettingsError(f"relay is True or False, not {relay!r}")
+        if not is_text(name) or not name.isprintable():  # a lone surrogate is not printable
+            raise SettingsError(f"the name of a client is printable text, not {name!r}")
         self._relay = relay
         self._name = name
         self._lanes: dict[str, Lane] = {}

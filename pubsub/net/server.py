@@ -3,6 +3,9 @@
 `immediate` handlers run in the order of arrival, in the event loop, without a task: publishes and credit.
 `requests` run as tasks, at most `Limits.running_requests` of one connection at once; the frame or frames they
 return are the reply, and an error they raise is answered as an error frame.
+
+What somebody who connects can hold on to is bounded: how many connections there are, how long one may take to say
+hello, and how long it may leave a frame unfinished. One that is silent between frames may stay.
 """
 
 from __future__ import annotations
@@ -16,7 +19,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from pubsub.config import Limits
-from pubsub.errors import InternalError, PubsubError, RemoteProtocolError, SettingsError
+from pubsub.errors import (
+    ConnectionLostError,
+    InternalError,
+    PubsubError,
+    RemoteProtocolError,
+    SettingsError,
+)
 from pubsub.model import Address
 from pubsub.net.connection import Connection
 from pubsub.protocol import messages as m
@@ -27,6 +36,10 @@ log = logging.getLogger("pubsub.net")
 
 FAREWELL_SECONDS = 2.0
 """How long a connection that broke the rules is kept for its error frame to be read."""
+
+MOST_REFUSED = 100
+"""Connections too many that are told so at once; beyond that, they are just closed."""
+MOST_REQUEST_ID = 2**63 - 1
 
 LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors, m.Scheduled})
 """Requests whose reply may be megabytes. One connection has one of them under way, and only while it reads what
@@ -64,14 +77,50 @@ class ServerConnection(Connection):
         self._large = asyncio.Lock()
         self._hello_timer: asyncio.TimerHandle | None = None
         self._farewell_timer: asyncio.TimerHandle | None = None
+        self._frame_timer: asyncio.TimerHandle | None = None
+        """Runs while a frame is unfinished."""
+        self._frames = 0
+        """Received so far."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        others, most = len(self._server.connections), self.limits.connections
         self._server.connections.add(self)
+        if others >= most:
+            self._refuse_connection(f"{most} connections are open, which is the most", others - most)
+            return
         self._hello_timer = asyncio.get_running_loop().call_later(self.limits.hello_seconds, self._no_hello)
 
     def _no_hello(self) -> None:
         self.fail(RemoteProtocolError(f"no hello within {self.limits.hello_seconds:g} s"))
+
+    def _refuse_connection(self, why: str, refused: int) -> None:
+        if refused == 0:
+            log.warning("closing connections: %s", why)
+        if refused < MOST_REFUSED:
+            self.fail(ConnectionLostError(why))
+        else:
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._frame_timer is None and self._reader.incomplete and self.greeting is not None:
+            self._await_rest()
+
+    def _await_rest(self) -> None:
+        """Look in a while whether the frame that has begun is there: few timers, for any rate of frames."""
+        self._frame_timer = asyncio.get_running_loop().call_later(
+            self.limits.frame_seconds, self._on_frame_timer, self._frames
+        )
+
+    def _on_frame_timer(self, frames: int) -> None:
+        self._frame_timer = None
+        if not self.open or not self._reader.incomplete:
+            return
+        if self._frames != frames or self._read_holds:  # another frame than then, or it is we who do not read
+            self._await_rest()
+            return
+        self.fail(RemoteProtocolError(f"a frame was not finished within {self.limits.frame_seconds:g} s"))
 
     def fail(self, error: PubsubError, request: int = 0) -> None:
         """Say what the other end did wrong, then close.
@@ -93,11 +142,14 @@ class ServerConnection(Connection):
     def on_frame(self, frame: m.Frame) -> None:
         server = self._server
         kind = type(frame)
+        self._frames += 1
         if self.greeting is None:
             self.greeting = check_hello(frame)
             if self._hello_timer is not None:
                 self._hello_timer.cancel()
             self.send_frame(server.service.welcome())
+        elif not 0 < (number := getattr(frame, "id", 1)) <= MOST_REQUEST_ID:  # 0 means the connection itself
+            raise RemoteProtocolError(f"{kind.__name__} has the id {number}: ids are 1 to {MOST_REQUEST_ID}")
         elif (immediate := server.service.immediate.get(kind)) is not None:
             immediate(self, frame)
         elif kind in server.service.requests:
@@ -156,7 +208,7 @@ class ServerConnection(Connection):
 
     def on_lost(self) -> None:
         self._server.connections.discard(self)
-        for timer in (self._hello_timer, self._farewell_timer):
+        for timer in (self._hello_timer, self._farewell_timer, self._frame_timer):
             if timer is not None:
                 timer.cancel()
         self._backlog.clear()

@@ -23,9 +23,24 @@ from pubsub.client.outgoing import (
     message_columns,
 )
 from pubsub.client.routes import Route, Routes
-from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, PeerSettings, StorageSettings
-from pubsub.errors import PubsubError
-from pubsub.model import Address, CursorInfo, TopicInfo, check_peer_name, parse_address, parse_addresses
+from pubsub.config import (
+    DEFAULT_INDEX,
+    ClientSettings,
+    Limits,
+    PeerSettings,
+    StorageSettings,
+    settings_of,
+)
+from pubsub.errors import PubsubError, SettingsError
+from pubsub.model import (
+    Address,
+    CursorInfo,
+    TopicInfo,
+    check_peer_name,
+    is_text,
+    parse_address,
+    parse_addresses,
+)
 from pubsub.net.pool import LinkPool
 from pubsub.net.server import Server
 from pubsub.peer.node import Node
@@ -80,14 +95,17 @@ class Peer(Client):
         storage_settings: StorageSettings | None = None,
         limits: Limits | None = None,
     ) -> None:
+        check_peer_name(name)
         super().__init__(index, timeout_seconds=timeout_seconds, settings=settings, limits=limits, name=name)
-        self.name = check_peer_name(name)
+        self.name = name
+        if not (isinstance(data, Path) or is_text(data)) or not str(data) or "\0" in str(data):
+            raise SettingsError(f"data is the path of a directory, not {data!r}")
         self._data = Path(data)
         self._index = parse_addresses(index)
         self._listen = parse_address(listen)
-        self._advertise = parse_address(advertise) if advertise else None
-        self._peer_settings = peer_settings or PeerSettings()
-        self._storage_settings = storage_settings or StorageSettings()
+        self._advertise = None if advertise is None else parse_address(advertise)
+        self._peer_settings = settings_of(PeerSettings, peer_settings)
+        self._storage_settings = settings_of(StorageSettings, storage_settings)
         self._registering: asyncio.Task[None] | None = None
         self._side_tasks: list[asyncio.Task[None]] = []
         self._store: Store | None = None

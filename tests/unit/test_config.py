@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+import pubsub
 from pubsub.config import (
     DEFAULT_EMBEDDED_REGISTRY,
     DEFAULT_INDEX,
@@ -35,12 +36,63 @@ def test_settings_are_immutable_and_named(kind: type[msgspec.Struct]):
 
 @pytest.mark.parametrize(
     ("kind", "field"),
-    [(kind, field) for kind in (Limits, ClientSettings) for field in kind.__struct_fields__],
+    [(kind, field) for kind in ALL for field in kind.__struct_fields__],
 )
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_limit_is_more_than_nothing(kind: type[msgspec.Struct], field: str, value: int):
-    with pytest.raises(SettingsError, match=field):
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, float("nan"), float("inf"), 10**400, -(10**5000), "1", None, True],
+    ids=["0", "negative", "nan", "inf", "huge", "least", "text", "none", "bool"],
+)
+def test_a_setting_is_a_number_within_reason(kind: type[msgspec.Struct], field: str, value: object):
+    with pytest.raises(SettingsError, match=field.removesuffix("_seconds")) as caught:
         kind(**{field: value})
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 120
+
+
+def test_a_time_may_be_a_whole_number_and_a_size_may_not_be_a_part():
+    assert ClientSettings(timeout_seconds=3).timeout_seconds == 3
+    with pytest.raises(SettingsError, match="window_bytes is a whole number"):
+        ClientSettings(window_bytes=1.5)  # type: ignore[arg-type]
+
+
+GIVEN: list[dict[str, object]] = [
+    *({"index": index} for index in (5, None, b"127.0.0.1:1", [5], ["127.0.0.1:1", None], {}, [])),
+    *({"timeout_seconds": value} for value in (float("nan"), 0, "3", True, 10**400)),
+    *({"name": name} for name in (5, None, "a\nb", "\ud800")),
+    {"settings": 5},
+    {"limits": {}},
+    {"relay": "yes"},
+]
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=str)
+def test_what_a_client_cannot_be_made_of_is_said_in_one_line(given: dict[str, object]):
+    with pytest.raises(SettingsError) as caught:
+        pubsub.Client(**given)  # type: ignore[arg-type]
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"data": data} for data in (5, None, "", "a\0b")),
+        *({"listen": address} for address in (5, None, "", "x")),
+        *({"advertise": address} for address in (5, "", "x")),
+        {"peer_settings": ClientSettings()},
+        {"storage_settings": 7},
+    ],
+    ids=str,
+)
+def test_what_a_peer_cannot_be_made_of_is_said_in_one_line(given: dict[str, object]):
+    with pytest.raises(SettingsError) as caught:
+        pubsub.Peer("alice", **{"data": "alice", **given})  # type: ignore[arg-type]
+    assert "\n" not in caught.value.message
+
+
+def test_a_peer_without_a_name_is_none():
+    with pytest.raises(pubsub.InvalidNameError):
+        pubsub.Peer(5, data="alice")  # type: ignore[arg-type]
 
 
 def test_a_message_must_fit_a_frame_with_room_for_the_rest_of_it():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
 
 from pubsub.config import KIB
-from pubsub.errors import SettingsError
+from pubsub.errors import ConnectionLostError, SettingsError
+from pubsub.net.link import connect
 from pubsub.net.server import Server
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import encode_frame
@@ -54,6 +56,100 @@ async def test_who_said_hello_may_be_silent_for_longer(dial: Dial, service: Tiny
     assert await client.receive() == m.StatusReport(1, {"n": 1})
 
 
+@pytest.fixture
+async def patient(service: TinyService) -> AsyncIterator[Server]:
+    """A server that waits only briefly for the rest of a frame, and takes few connections."""
+    limits = msgspec.structs.replace(LIMITS, frame_seconds=0.1, connections=2)
+    server = Server(service, "peer", limits)
+    await server.listen(ANYWHERE)
+    yield server
+    service.gate.set()
+    await server.close(1.0)
+
+
+Greet = Callable[[], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def greet(patient: Server) -> AsyncIterator[Greet]:
+    """Connects a client that has said hello to the patient server, and has not read the answer."""
+    clients: list[RawClient] = []
+
+    async def greet() -> RawClient:
+        address = address_of(patient)
+        clients.append(RawClient(*await asyncio.open_connection(address.host, address.port)))
+        clients[-1].send(GREETING)
+        return clients[-1]
+
+    yield greet
+    for client in clients:
+        client.writer.close()
+        with contextlib.suppress(OSError):
+            await client.writer.wait_closed()
+
+
+@pytest.mark.parametrize("sent", [1, 4, 5], ids=["part of the length", "the length", "part of the frame"])
+async def test_a_frame_that_is_never_finished_closes_the_connection(patient: Server, greet: Greet, sent: int):
+    client = await greet()
+    assert isinstance(await client.receive(), m.Welcome)
+    client.send(encode_frame(m.Lookup(1, "a")), encode_frame(m.Lookup(2, "a"))[:sent])
+    answer, failure = await client.received_until_closed()
+    assert isinstance(answer, m.Failure)
+    assert answer.id == 1
+    assert isinstance(failure, m.Failure)
+    assert (failure.id, failure.message) == (0, "a frame was not finished within 0.1 s")
+    client.writer.close()
+    await wait_until(lambda: not patient.connections)
+
+
+async def test_frames_that_come_in_pieces_may_do_so_for_long(greet: Greet, service: TinyService):
+    client = await greet()
+    assert isinstance(await client.receive(), m.Welcome)
+    frames = b"".join(encode_frame(m.Publish(n, "a", 0, 1, n, None, None, [b"x"])) for n in range(1, 41))
+    for at in range(0, len(frames), 30):  # hardly ever at the end of a frame
+        client.send(frames[at : at + 30])
+        await client.writer.drain()
+        await asyncio.sleep(0.01)
+    await wait_until(lambda: len(service.published) == 40)
+
+
+async def test_a_frame_may_be_unfinished_while_the_server_does_not_read(greet: Greet, service: TinyService):
+    client = await greet()
+    assert isinstance(await client.receive(), m.Welcome)
+    requests = [m.Status(n) for n in range(1, LIMITS.running_requests + 2)]
+    client.send(*requests, encode_frame(m.Lookup(99, "a"))[:5])
+    await wait_until(lambda: service.waiting == LIMITS.running_requests)
+    await asyncio.sleep(0.3)
+    client.send(encode_frame(m.Lookup(99, "a"))[5:])
+    service.gate.set()
+    answers = [await client.receive() for _ in range(len(requests) + 1)]
+    assert sorted(answer.id for answer in answers) == [*range(1, len(requests) + 1), 99]  # type: ignore[union-attr]
+
+
+async def test_a_connection_too_many_is_told_so_and_can_come_later(patient: Server, greet: Greet):
+    first, second = await greet(), await greet()
+    for client in (first, second):
+        assert isinstance(await client.receive(), m.Welcome)
+    with pytest.raises(ConnectionLostError, match="2 connections are open, which is the most"):
+        await connect(address_of(patient), GREETING, LIMITS)
+    first.writer.close()
+    await wait_until(lambda: len(patient.connections) < 2)
+    link = await connect(address_of(patient), GREETING, LIMITS)
+    link.abort()
+    await link.closed()
+
+
+async def test_many_connections_too_many_are_just_closed(
+    patient: Server, greet: Greet, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pubsub.net.server.MOST_REFUSED", 1)
+    clients = [await greet() for _ in range(5)]
+    await wait_until(lambda: len(patient.connections) <= 3)
+    for client in clients:
+        client.writer.close()
+    await wait_until(lambda: not patient.connections)
+
+
 async def test_another_major_version_is_refused_and_both_are_named(dial: Dial):
     client = await dial(greet=False)
     client.send(msgspec.structs.replace(GREETING, major=9, minor=4, software="other 3"))
@@ -94,6 +190,10 @@ async def test_requests_may_follow_hello_without_waiting_for_the_welcome(dial: D
         (b"\x00\x00\x00\x03\x92\x63\x01", "Invalid value 99"),
         (encode_frame(m.Done(1)), "does not accept the frame Done"),
         (encode_frame(GREETING), "does not accept the frame Hello"),
+        (encode_frame(m.Status(0)), "Status has the id 0: ids are 1 to"),
+        (encode_frame(m.Status(-3)), "Status has the id -3"),
+        (encode_frame(m.Status(2**63)), "Status has the id 9223372036854775808"),
+        (encode_frame(m.Publish(0, "a", 0, 1, 0, None, None, [b"x"])), "Publish has the id 0"),
         (encode_frame(m.Heartbeat(id=1, name="a", incarnation="x.1", load={})), "the frame Heartbeat"),
     ],
     ids=[
@@ -105,6 +205,10 @@ async def test_requests_may_follow_hello_without_waiting_for_the_welcome(dial: D
         "unknown-type",
         "reply",
         "hello-again",
+        "id-0",
+        "id-negative",
+        "id-huge",
+        "publish-id-0",
         "index-only",
     ],
 )
@@ -204,7 +308,7 @@ async def test_a_client_that_leaves_has_its_requests_cancelled(
     server: Server, dial: Dial, service: TinyService
 ):
     client = await dial()
-    client.send(*(m.Status(n) for n in range(LIMITS.running_requests)))
+    client.send(*(m.Status(n) for n in range(1, LIMITS.running_requests + 1)))
     await wait_until(lambda: service.waiting == LIMITS.running_requests)
     client.writer.transport.abort()
     await wait_until(lambda: service.waiting == 0)
