@@ -170,6 +170,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Topics in one frame of a list."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.ttl_seconds, int | float) and not 0.3 <= self.ttl_seconds <= 3600:
+        number = type(self.ttl_seconds) in (int, float)
+        if number and not 0.3 <= self.ttl_seconds <= 3600:
             raise SettingsError("the ttl must be 0.3 to 3600 seconds")
         _check_numbers(self, "setting")

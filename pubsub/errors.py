@@ -41,6 +41,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
+def shown(value: object) -> str:
+    """A wrong value, short enough for a message of one line."""
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write thousands of digits
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
 class PubsubError(Exception):
     """Base of all errors of this package.
 

@@ -431,14 +431,12 @@ def parse_addresses(text: str | Sequence[str]) -> list[Address]:
     Raises:
         SettingsError: one is malformed, or none is given.
     """
-    if isinstance(text, str):
-        items = text.split(",")
-    elif isinstance(text, Sequence) and not isinstance(text, bytes | bytearray | memoryview):
-        items = [*text]
-    else:
+    try:
+        items = text.split(",") if isinstance(text, str) else list(text)
+    except TypeError:
         raise SettingsError(
             f"{text!r} is no address: write host:port, such as 127.0.0.1:7470, or a list of them"
-        )
+        ) from None
     if not items:
         raise SettingsError("no index address is given: write host:port, such as 127.0.0.1:7470")
     return [parse_address(item) for item in items]

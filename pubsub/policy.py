@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from pubsub.errors import SettingsError
+from pubsub.errors import SettingsError, shown
 
 OFF = "off"
 
@@ -113,7 +113,7 @@ def parse_duration(value: Any, name: str = "the duration") -> float:
     elif isinstance(value, str):
         seconds = _duration_from_text(value, name)
     else:
-        raise SettingsError(f"{name} is a duration such as 7d or 12h, not {_shown(value)}")
+        raise SettingsError(f"{name} is a duration such as 7d or 12h, not {shown(value)}")
     if not seconds > 0:
         raise _not_positive(name, value)
     return _whole(seconds)
@@ -124,7 +124,7 @@ def _duration_from_text(text: str, name: str) -> float:
     parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         hint = "; say the unit, such as d for days" if _NUMBER.fullmatch(text) else ""
-        raise SettingsError(f"{name} is a duration such as 7d, 12h or 1h30m, not {_shown(text)}{hint}")
+        raise SettingsError(f"{name} is a duration such as 7d, 12h or 1h30m, not {shown(text)}{hint}")
     seconds = 0.0
     for number, unit in parts:
         if unit not in UNIT_SECONDS:
@@ -145,7 +145,7 @@ def parse_size(value: Any, name: str = "the size") -> int:
         _check_sign(value, name)
         match = _SIZE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            raise SettingsError(f"{name} is a size such as 10GiB, 500MB or 1_000_000, not {_shown(value)}")
+            raise SettingsError(f"{name} is a size such as 10GiB, 500MB or 1_000_000, not {shown(value)}")
         number, unit = match[1], match[2] or "B"
         if unit not in UNIT_BYTES:
             raise SettingsError(f"{name}: {unit!r} is no unit of size; there are {', '.join(UNIT_BYTES)}")
@@ -171,7 +171,7 @@ def parse_count(value: Any, name: str = "the number") -> int:
     elif isinstance(value, str) and _NUMBER.fullmatch(value):
         count = _int(value, name)
     else:
-        raise SettingsError(f"{name} is a number such as 1_000_000, not {_shown(value)}")
+        raise SettingsError(f"{name} is a number such as 1_000_000, not {shown(value)}")
     if count <= 0:
         raise _not_positive(name, value)
     return count
@@ -186,7 +186,7 @@ def parse_switch(value: Any, name: str = "the switch") -> bool:
     if isinstance(value, bool):
         return value
     if value not in ("on", OFF):
-        raise SettingsError(f"{name} is on or off, not {_shown(value)}")
+        raise SettingsError(f"{name} is on or off, not {shown(value)}")
     return bool(value == "on")
 
 
@@ -218,7 +218,7 @@ def parse_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     for given, value in changes.items():
         name = _NAME_OF_FIELD.get(given, given)
         if name not in _FIELDS:
-            raise SettingsError(f"{_shown(given)} is no part of a policy; there are {', '.join(NAMES)}")
+            raise SettingsError(f"{shown(given)} is no part of a policy; there are {', '.join(NAMES)}")
         field, parse, off = _FIELDS[name]
         if field in found:
             raise SettingsError(f"{name} is given twice")
@@ -322,24 +322,22 @@ def _check_seconds(name: str, value: Any, most_seconds: float) -> None:
     if value is None and name != "dedupe":
         return
     if not _is_number(value):
-        raise SettingsError(f"{name} is a number of seconds, not {_shown(value)}")
+        raise SettingsError(f"{name} is a number of seconds, not {shown(value)}")
     if not value > 0:
         raise _not_positive(name, value)
     if value > most_seconds:
-        raise SettingsError(
-            f"{name} may be {most_seconds // DAY_SECONDS:,} days at most, not {_shown(value)}"
-        )
+        raise SettingsError(f"{name} may be {most_seconds // DAY_SECONDS:,} days at most, not {shown(value)}")
 
 
 def _check_count(name: str, value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
-        raise SettingsError(f"{name} is a whole number, not {_shown(value)}")
+        raise SettingsError(f"{name} is a whole number, not {shown(value)}")
     if value <= 0:
         raise _not_positive(name, value)
     if value > MOST_NUMBER:
-        raise SettingsError(f"{name} may be {MOST_NUMBER:,} at most, not {_shown(value)}")
+        raise SettingsError(f"{name} may be {MOST_NUMBER:,} at most, not {shown(value)}")
 
 
 def _check_sign(value: Any, name: str) -> None:
@@ -348,7 +346,7 @@ def _check_sign(value: Any, name: str) -> None:
 
 
 def _not_positive(name: str, value: Any) -> SettingsError:
-    return SettingsError(f"{name} must be more than 0, not {_shown(value)}; off removes it")
+    return SettingsError(f"{name} must be more than 0, not {shown(value)}; off removes it")
 
 
 def _is_number(value: Any) -> bool:
@@ -364,14 +362,6 @@ def _int(text: str, name: str) -> int:
     if len(text) > 40:  # nobody means it, and Python refuses to read thousands of digits
         raise SettingsError(f"{name} may be {MOST_NUMBER:,} at most, not a number of {len(text)} digits")
     return int(text)
-
-
-def _shown(value: Any) -> str:
-    """A wrong value within a message of one line."""
-    if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to write thousands of digits
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 DEFAULT = Policy()

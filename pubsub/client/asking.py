@@ -23,6 +23,22 @@ from pubsub.protocol import messages as m
 Reply = TypeVar("Reply")
 
 
+class Counted:
+    """Makes requests and counts them: after a second one, a first that got no answer may have taken effect."""
+
+    def __init__(self, make: Callable[[int, Route], m.Request]) -> None:
+        self._make = make
+        self.requests = 0
+
+    def __call__(self, request: int, route: Route) -> m.Request:
+        self.requests += 1
+        return self._make(request, route)
+
+    @property
+    def repeated(self) -> bool:
+        return self.requests > 1
+
+
 async def ask_owner(
     routes: Routes,
     settings: ClientSettings,

@@ -36,6 +36,7 @@ from pubsub.errors import (
     InvalidRequestError,
     SettingsError,
     TopicNotFoundError,
+    shown,
 )
 from pubsub.model import (
     Change,
@@ -100,9 +101,9 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         self._settings = settings
         self._limits = settings_of(Limits, limits)
         if not isinstance(relay, bool):
-            raise SettingsError(f"relay is True or False, not {relay!r}")
+            raise SettingsError(f"relay is True or False, not {shown(relay)}")
         if not is_text(name) or not name.isprintable():  # a lone surrogate is not printable
-            raise SettingsError(f"the name of a client is printable text, not {name!r}")
+            raise SettingsError(f"the name of a client is printable text, not {shown(name)}")
         self._relay = relay
         self._name = name
         self._lanes: dict[str, Lane] = {}
@@ -332,7 +333,7 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
                 on_lost=on_lost,
             )
         if not isinstance(auto_commit, bool):
-            raise InvalidRequestError(f"auto_commit is True or False, not {auto_commit!r}")
+            raise InvalidRequestError(f"auto_commit is True or False, not {shown(auto_commit)}")
         return DurableSubscription(
             topic,
             start,
@@ -376,7 +377,7 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         self._check_open()
         check_topic_name(topic)
         if type(limit) is not int or limit < 1:
-            raise InvalidRequestError(f"a limit is a number from 1 on, not {limit!r}")
+            raise InvalidRequestError(f"a limit is a number from 1 on, not {shown(limit)}")
         position, at_us = start_fields(start)
         stop, stop_us = until_fields(until)
         encode_headers(headers)
@@ -456,8 +457,21 @@ class Client(PublishVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyV
         """
         self._check_open()
         check_topic_name(topic)
-        replies = await self._directory.request(lambda request: m.DeleteTopic(request, topic))
-        self._routes.forget(topic)
+        requests = 0
+
+        def make(request: int) -> m.Request:
+            nonlocal requests
+            requests += 1
+            return m.DeleteTopic(request, topic)
+
+        try:
+            replies = await self._directory.request(make)
+        except TopicNotFoundError:
+            if requests == 1:
+                raise
+            return "it is gone: a request before this one, which got no answer, deleted it"
+        finally:
+            self._routes.forget(topic)
         return replies[-1].note if isinstance(replies[-1], m.Done) else ""
 
     async def topics(self, pattern: str = ">") -> list[TopicInfo]:

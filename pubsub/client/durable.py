@@ -23,6 +23,7 @@ from pubsub.errors import (
     SubscriptionNotFoundError,
     SubscriptionTakenError,
     TimeoutExpiredError,
+    shown,
 )
 from pubsub.model import Message
 from pubsub.net.backoff import Backoff
@@ -194,6 +195,10 @@ class DurableSubscription(Subscription):
             raise self._error
         position = self._handed_out()
         if through is not None:
+            if not isinstance(through, Message):
+                raise InvalidRequestError(
+                    f"commit takes a message that was handed out here, not {shown(through)}"
+                )
             if through.topic != self.topic or through.offset >= position:
                 raise InvalidRequestError(
                     f"message {through.offset} of topic {through.topic} has not been handed out here"

@@ -11,6 +11,7 @@ and what the application holds can only be settled late. Settling is left to `se
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import weakref
 from collections import deque
@@ -26,7 +27,7 @@ from pubsub.client.settling import OWN_BACKOFF, Settling
 from pubsub.client.stream import Stream
 from pubsub.client.subscription import Start, columns_of, start_fields
 from pubsub.config import ClientSettings
-from pubsub.errors import InvalidRequestError, RemoteProtocolError
+from pubsub.errors import InvalidRequestError, RemoteProtocolError, shown
 from pubsub.model import Message
 from pubsub.net.link import Link
 from pubsub.protocol import messages as m
@@ -80,6 +81,10 @@ class GroupMessage(Message, frozen=True, gc=True, weakref=True, eq=False):
 
     def __repr__(self) -> str:
         return f"GroupMessage(topic={self.topic!r}, offset={self.offset}, key={self.key!r}, attempt={self.attempt})"
+
+
+class _NotAwaitable(Exception):
+    """A handler has returned something that cannot be awaited."""
 
 
 Handler = Callable[[GroupMessage], Awaitable[object]]
@@ -191,8 +196,11 @@ class GroupSubscription(Stream):
         """The messages that have come, at least one and at most `most`.
 
         Raises:
+            InvalidRequestError: `most` is not a number from 1 on.
             StopAsyncIteration: the subscription has been stopped or closed.
         """
+        if most is not None and (type(most) is not int or most < 1):
+            raise InvalidRequestError(f"next_batch takes a number from 1 on, not {shown(most)}")
         if self._stopped or not self._waiting:
             await self._wait()
         count = len(self._waiting) if most is None else min(most, len(self._waiting))
@@ -220,11 +228,14 @@ class GroupSubscription(Stream):
             concurrency: How many handlers may run at once; no more than `max_in_flight` ever have a message.
 
         Raises:
+            InvalidRequestError: the handler is no async function, or the concurrency not what it may be.
             PubsubError: what iterating raises. The handlers under way are then cancelled.
         """
+        if not callable(handler):
+            raise InvalidRequestError(f"a handler is a function that takes a message, not {shown(handler)}")
         if type(concurrency) is not int or not 1 <= concurrency <= self._max_in_flight:
             raise InvalidRequestError(
-                f"a concurrency is a number from 1 to max_in_flight ({self._max_in_flight}), not {concurrency!r}"
+                f"a concurrency is a number from 1 to max_in_flight ({self._max_in_flight}), not {shown(concurrency)}"
             )
         workers = [
             asyncio.create_task(self._work(handler), name=f"pubsub: handler {n} of {self.topic}/{self.group}")
@@ -240,7 +251,14 @@ class GroupSubscription(Stream):
     async def _work(self, handler: Handler) -> None:
         async for message in self:
             try:
-                await handler(message)
+                working = handler(message)
+                if not inspect.isawaitable(working):
+                    raise _NotAwaitable
+                await working
+            except _NotAwaitable:
+                raise InvalidRequestError(
+                    f"a handler is an async function, and {handler!r} is none"
+                ) from None
             except Exception:
                 log.warning("the handler of group %s failed on %r", self.group, message, exc_info=True)
                 how = "nack"

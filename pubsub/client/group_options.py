@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pubsub.core.group_options import (
@@ -12,7 +11,7 @@ from pubsub.core.group_options import (
     MOST_DELAY_SECONDS,
     MOST_IN_FLIGHT,
 )
-from pubsub.errors import InvalidRequestError
+from pubsub.errors import InvalidRequestError, shown
 
 IN_FLIGHT = 100
 """What a member may have unsettled, unless it says otherwise."""
@@ -25,7 +24,7 @@ def checked_count(name: str, value: object, most: int) -> int:
         InvalidRequestError: it is not.
     """
     if type(value) is not int or not 1 <= value <= most:
-        raise InvalidRequestError(f"{name} is a number from 1 to {most}, not {_shown(value)}")
+        raise InvalidRequestError(f"{name} is a number from 1 to {most}, not {shown(value)}")
     return value
 
 
@@ -35,14 +34,9 @@ def checked_seconds(name: str, value: object, least: float, most: float) -> floa
     Raises:
         InvalidRequestError: it is not.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or math.isnan(value)
-        or not least <= value <= most
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InvalidRequestError(
-            f"{name} is a number of seconds from {least:g} to {most:.0f}, not {_shown(value)}"
+            f"{name} is a number of seconds from {least:g} to {most:.0f}, not {shown(value)}"
         )
     return float(value)
 
@@ -97,11 +91,6 @@ def group_options(
         )
     if ordered is not None:
         if not isinstance(ordered, bool):
-            raise InvalidRequestError(f"ordered is True or False, not {_shown(ordered)}")
+            raise InvalidRequestError(f"ordered is True or False, not {shown(ordered)}")
         options["ordered"] = ordered
     return options
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pubsub.client.asking import OwnerVerbs
+from pubsub.client.asking import Counted, OwnerVerbs
 from pubsub.client.group_options import checked_count
 from pubsub.client.subscription import Start, messages_of, start_fields
 from pubsub.errors import GroupNotFoundError
@@ -101,11 +101,14 @@ class GroupVerbs(OwnerVerbs):
     async def _change(self, topic: str, group: str, how: str, start: int = m.EARLIEST, at_us: int = 0) -> str:
         self._check_owner_verb(topic)
         check_group_name(group)
-        reply = await self._ask_owner(
-            topic,
+        make = Counted(
             lambda request, _: m.ChangeGroup(
                 id=request, topic=topic, group=group, how=how, start=start, at_us=at_us
-            ),
-            m.Done,
+            )
         )
-        return reply.note
+        try:
+            return (await self._ask_owner(topic, make, m.Done)).note
+        except GroupNotFoundError:
+            if how == "delete" and make.repeated:
+                return f"group {group} of {topic} is gone: a request before this one, which got no answer, deleted it"
+            raise

@@ -40,6 +40,7 @@ class PolicyVerbs(OwnerVerbs):
             wanted = {field: getattr(whole, field) for field in whole.__struct_fields__}
         else:
             wanted = parse_changes(changes)
+            Policy(**wanted)  # what is wrong whatever the rest is
         if not wanted:
             raise SettingsError("say what to change: max_age, max_messages, max_bytes and the like")
         reply = await self._ask_owner(

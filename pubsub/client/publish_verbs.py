@@ -27,7 +27,7 @@ from pubsub.client.outgoing import (
 from pubsub.client.routes import Routes
 from pubsub.config import ClientSettings, Limits
 from pubsub.core.sequence import runs_of
-from pubsub.errors import InvalidRequestError, PubsubError
+from pubsub.errors import InvalidRequestError, PubsubError, shown
 from pubsub.model import Offsets, check_topic_name
 from pubsub.protocol.batch import BATCH_MESSAGES, encode_headers
 
@@ -138,10 +138,14 @@ class PublishVerbs:
         """
         lane = self._lanes.get(topic) or self._lane(topic)
         conditions = check_conditions(expect_offset, delay_seconds, deliver_at)
-        if isinstance(messages, bytes | bytearray | memoryview | str):
+        if isinstance(messages, bytes | bytearray | memoryview | str) or not isinstance(
+            messages, Iterable | AsyncIterable
+        ):
             raise InvalidRequestError(
                 "publish_many takes several payloads, such as a list; for one use publish"
             )
+        if not isinstance(atomic, bool):
+            raise InvalidRequestError(f"atomic is True or False, not {shown(atomic)}")
         if atomic:
             return await self._publish_whole(lane, messages, key, headers, conditions)
         if expect_offset is not None:

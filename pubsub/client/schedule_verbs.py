@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pubsub.client.asking import OwnerVerbs
-from pubsub.errors import InvalidRequestError, ScheduledNotFoundError
+from pubsub.client.asking import Counted, OwnerVerbs
+from pubsub.errors import InvalidRequestError, ScheduledNotFoundError, shown
 from pubsub.model import ScheduledMessage, us_from_datetime
 from pubsub.protocol import messages as m
 
@@ -19,7 +19,7 @@ class ScheduleVerbs(OwnerVerbs):
         """The messages that are held for later, those first that are due first. `limit`: so many at most."""
         self._check_owner_verb(topic)
         if type(limit) is not int or limit < 1:
-            raise InvalidRequestError(f"a limit is a number from 1 on, not {limit!r}")
+            raise InvalidRequestError(f"a limit is a number from 1 on, not {shown(limit)}")
         found: list[ScheduledMessage] = []
         while len(found) < limit:
             page = await self._scheduled_page(topic, found, min(limit - len(found), PAGE_MESSAGES))
@@ -52,7 +52,7 @@ class ScheduleVerbs(OwnerVerbs):
         self._check_owner_verb(topic)
         for number in schedule_ids:
             if type(number) is not int or not 0 < number < 2**63:
-                raise InvalidRequestError(f"a schedule id is a number from 1 on, not {number!r}")
+                raise InvalidRequestError(f"a schedule id is a number from 1 on, not {shown(number)}")
         if not schedule_ids:
             raise InvalidRequestError("cancel_scheduled takes the schedule ids of the messages, one at least")
         gone: list[int] = []
@@ -69,16 +69,10 @@ class ScheduleVerbs(OwnerVerbs):
             raise errors[0]
 
     async def _cancel(self, topic: str, schedule_ids: list[int]) -> None:
-        attempts = 0
-
-        def make(request: int, _: object) -> m.Request:
-            nonlocal attempts
-            attempts += 1
-            return m.CancelScheduled(request, topic, schedule_ids)
-
+        make = Counted(lambda request, _: m.CancelScheduled(request, topic, schedule_ids))
         try:
             await self._ask_owner(topic, make, m.Done)
         except ScheduledNotFoundError as error:
-            if attempts > 1:
+            if make.repeated:
                 error.message += "; an attempt before this one got no answer, and may have cancelled them"
             raise

@@ -13,11 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from pubsub.client.routes import Route, Routes
-from pubsub.config import ClientSettings
+from pubsub.config import ClientSettings, check_number
 from pubsub.errors import (
     ClosedError,
     IndexUnavailableError,
+    InvalidRequestError,
     PubsubError,
+    SettingsError,
     TimeoutExpiredError,
     TopicNotFoundError,
     error_from_wire,
@@ -33,6 +35,20 @@ REQUEST_SECONDS = 5.0
 """How long an owner may take to answer a request before it is asked again."""
 
 
+def checked_reconnect(reconnect_seconds: float | None) -> float | None:
+    """For how long a lost owner is looked for; None: for ever.
+
+    Raises:
+        InvalidRequestError: it is no number of seconds.
+    """
+    if reconnect_seconds is not None:
+        try:
+            check_number("reconnect_seconds", reconnect_seconds, whole=False)
+        except SettingsError as error:
+            raise InvalidRequestError(error.message) from error
+    return reconnect_seconds
+
+
 class Stream:
     """Base of what `subscribe` returns: `async with client.subscribe(topic) as messages`."""
 
@@ -44,7 +60,7 @@ class Stream:
         """The topic's id once connected: a topic created anew under the same name is another one."""
         self._routes = routes
         self._settings = settings
-        self._reconnect_seconds = reconnect_seconds
+        self._reconnect_seconds = checked_reconnect(reconnect_seconds)
         self._link: Link | None = None
         self._number = 0
         self._more = asyncio.Event()

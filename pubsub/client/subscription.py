@@ -20,7 +20,7 @@ import msgspec
 from pubsub.client.routes import Route, Routes
 from pubsub.client.stream import Stream
 from pubsub.config import ClientSettings
-from pubsub.errors import InvalidRequestError, OffsetOutOfRangeError, RemoteProtocolError
+from pubsub.errors import InvalidRequestError, OffsetOutOfRangeError, RemoteProtocolError, shown
 from pubsub.model import NO_HEADERS, Message, us_from_datetime
 from pubsub.net.link import Link
 from pubsub.protocol import messages as m
@@ -48,7 +48,7 @@ def start_fields(start: Start) -> tuple[int, int]:
     if isinstance(start, int) and not isinstance(start, bool) and 0 <= start < 2**63:
         return start, 0
     raise InvalidRequestError(
-        f'a start is "latest", "earliest", an offset from 0 on, or an aware datetime, not {start!r}'
+        f'a start is "latest", "earliest", an offset from 0 on, or an aware datetime, not {shown(start)}'
     )
 
 
@@ -64,7 +64,7 @@ def until_fields(until: Start | None) -> tuple[int, int]:
         return -1, max(1, us_from_datetime(until))
     if isinstance(until, int) and not isinstance(until, bool) and 0 <= until < 2**63:
         return until, 0
-    raise InvalidRequestError(f"an end is an offset from 0 on, or an aware datetime, not {until!r}")
+    raise InvalidRequestError(f"an end is an offset from 0 on, or an aware datetime, not {shown(until)}")
 
 
 def columns_of(topic: str, batch: m.Batch) -> tuple[Iterable[Any], ...]:
@@ -109,7 +109,7 @@ class Subscription(Stream):
         self.skipped = 0
         """Messages that retention took away before they could be read here, with `on_lost="skip"`."""
         if on_lost not in ("error", "skip"):
-            raise InvalidRequestError(f'on_lost is "error" or "skip", not {on_lost!r}')
+            raise InvalidRequestError(f'on_lost is "error" or "skip", not {shown(on_lost)}')
         first, at_us = start_fields(start)
         stop, stop_us = until_fields(until)
         self._wanted = m.Subscribe(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from pubsub.client.asking import OwnerVerbs
+from pubsub.client.asking import Counted, OwnerVerbs
 from pubsub.client.directory import Directory
 from pubsub.client.stream import REQUEST_SECONDS
 from pubsub.client.subscription import Start, start_fields
@@ -143,17 +143,17 @@ class SubscriptionVerbs(OwnerVerbs):
         return check_subscription_name(name)
 
     async def _change_cursor(self, topic: str, name: str, how: str, start: int, at_us: int) -> str:
-        try:
-            reply = await self._ask_owner(
-                topic,
-                lambda request, _: m.ChangeCursor(
-                    id=request, topic=topic, name=name, how=how, start=start, at_us=at_us
-                ),
-                m.Done,
+        make = Counted(
+            lambda request, _: m.ChangeCursor(
+                id=request, topic=topic, name=name, how=how, start=start, at_us=at_us
             )
+        )
+        try:
+            return (await self._ask_owner(topic, make, m.Done)).note
         except SubscriptionNotFoundError:
+            if how == "delete" and make.repeated:
+                return "it is gone: a request before this one, which got no answer, deleted it"
             raise _not_found(topic, name) from None
-        return reply.note
 
     async def _find_offset(self, topic: str, start: int, at_us: int) -> int:
         """The offset that a start means now, as the owner says."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 
-from pubsub.errors import InvalidRequestError
+from pubsub.errors import InvalidRequestError, shown
 from pubsub.model import us_from_datetime
 
 MOST_DELAY_DAYS = 3660
@@ -39,15 +38,15 @@ def delay_fields(delay_seconds: float | None, deliver_at: datetime | None, now_u
 
 
 def _delay_us(delay_seconds: float) -> int:
-    if type(delay_seconds) not in (int, float) or not math.isfinite(delay_seconds):
-        raise InvalidRequestError(f"a delay is a number of seconds, not {delay_seconds!r}")
+    if type(delay_seconds) not in (int, float) or delay_seconds != delay_seconds:
+        raise InvalidRequestError(f"a delay is a number of seconds, not {shown(delay_seconds)}")
     if delay_seconds <= 0:
         raise InvalidRequestError(
-            f"a delay is more than 0 seconds, not {delay_seconds:g}; to publish now, leave it out"
+            f"a delay is more than 0 seconds, not {shown(delay_seconds)}; to publish now, leave it out"
         )
     if delay_seconds > _MOST_SECONDS:
         raise InvalidRequestError(
-            f"a delay of {delay_seconds:g} s is too long: at most {MOST_DELAY_DAYS} days are allowed"
+            f"a delay of {shown(delay_seconds)} s is too long: at most {MOST_DELAY_DAYS} days are allowed"
         )
     return max(1, round(delay_seconds * _SECOND_US))
 
