@@ -35,6 +35,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="small inputs: a look in under a minute, not a measurement"
     )
+    parser.add_argument(
+        "--long",
+        action="store_true",
+        help="10,000,000 stored messages where it is 1,000,000 otherwise: half an hour",
+    )
     parser.add_argument("--repetitions", type=int, metavar="N", help=f"{REPETITIONS}; with --quick 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON lines")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
@@ -56,8 +61,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 async def measure(subject: Subject, scenario: Scenario, number: int, given: argparse.Namespace) -> Repetition:
     """One subject, once."""
+    if missing := subject.missing():
+        return Repetition(scenario=scenario.name, subject=subject.name, number=number, skipped=missing)
     try:
-        async with Stage(quick=given.quick, parent=given.directory) as stage:
+        async with Stage(quick=given.quick, long=given.long, parent=given.directory) as stage:
             figures = await subject.measure(stage)  # type: ignore[misc]
         return Repetition(scenario=scenario.name, subject=subject.name, number=number, figures=figures)
     except RunFailedError as error:
@@ -69,6 +76,8 @@ async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -
     repetitions: list[Repetition] = []
     for number in range(1, given.repetitions + 1):
         for subject in scenario.subjects:
+            if given.quick and not subject.quick:
+                continue
             with console.status(
                 f"{scenario.name}, repetition {number} of {given.repetitions}: {subject.name}"
             ):

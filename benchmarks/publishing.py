@@ -22,6 +22,8 @@ WARM_STREAM = 0xFFFF_FFFF
 
 READ_BACK_SECONDS = 60.0
 
+PORTION, PORTIONS = 10_000, 240
+
 BURST = 100
 """Publishes, then as many bare writes: short beside the minutes in which a shared disk changes its pace."""
 
@@ -36,6 +38,46 @@ async def publish_many(
     await cue.ready()
     clock = Clock()
     await publisher.publish_many(messages)
+    found = clock.stop()
+    await publisher.close()
+    return found
+
+
+async def publish_for(
+    cue: Cue, *, running: dict[str, Any], stream: int, seconds: float, size_bytes: int
+) -> dict[str, Any]:
+    """Portions in one call each, two under way, until the time is over; reports when each was acknowledged."""
+    publisher = driver(running)
+    await publisher.open()
+    messages = payloads(stream, PORTIONS * PORTION, size_bytes)
+    await cue.ready()
+    clock = Clock()
+    done: list[tuple[int, int]] = []
+    taken = iter(range(0, len(messages), PORTION))
+
+    async def publish() -> None:
+        for start in taken:
+            await publisher.publish_many(messages[start : start + PORTION])
+            done.append((time.monotonic_ns(), PORTION))
+            if done[-1][0] - clock.began_ns > seconds * 1e9:
+                return
+
+    await asyncio.gather(publish(), publish())
+    found = clock.stop()
+    await publisher.close()
+    return found | {"portions": done}
+
+
+async def publish_round_robin(
+    cue: Cue, *, running: dict[str, Any], topics: int, each: int, size_bytes: int
+) -> dict[str, Any]:
+    """One message to each of many topics, again and again; a topic is a stream."""
+    publisher = driver(running)
+    await publisher.open()
+    messages = [payload(topic, number, size_bytes) for number in range(each) for topic in range(topics)]
+    await cue.ready()
+    clock = Clock()
+    await publisher.publish_round_robin(messages, topics)
     found = clock.stop()
     await publisher.close()
     return found
@@ -62,9 +104,17 @@ async def publish_callers(
 
 
 async def publish_one_by_one(
-    cue: Cue, *, running: dict[str, Any], count: int, warm: int, size_bytes: int, directory: str
+    cue: Cue,
+    *,
+    running: dict[str, Any],
+    count: int,
+    warm: int,
+    size_bytes: int,
+    directory: str,
+    replay: bool = True,
 ) -> dict[str, Any]:
-    """One awaited publish at a time; reports how long each took. Reads all of it back at the end.
+    """One awaited publish at a time; reports how long each took. Reads all of it at the end: with `replay` by a new
+    subscription, without by one that was there before.
 
     Between bursts of publishes come bursts of bare writes to the same disk, so that both see it in the same mood.
     """
@@ -72,6 +122,8 @@ async def publish_one_by_one(
     await publisher.open()
     messages = payloads(0, count, size_bytes)
     writes = BareWrites(directory)
+    if not replay:
+        await publisher.subscribe(from_start=False)
     await _warm(publisher, warm, size_bytes)
     await cue.ready()
     took = []
@@ -83,7 +135,8 @@ async def publish_one_by_one(
             took.append(time.perf_counter() - began)
     writes.close()
     stored: list[bytes] = []
-    await publisher.subscribe(from_start=True)
+    if replay:
+        await publisher.subscribe(from_start=True)
     async with asyncio.timeout(READ_BACK_SECONDS):
         await publisher.receive(stored.append, warm + count)
     await publisher.close()
@@ -133,12 +186,12 @@ class Clock:
 
     def __init__(self) -> None:
         self._cpu = time.process_time()
-        self._began_ns = time.monotonic_ns()
+        self.began_ns = time.monotonic_ns()
 
     def stop(self) -> dict[str, Any]:
         ended_ns = time.monotonic_ns()
         return {
-            "began_ns": self._began_ns,
+            "began_ns": self.began_ns,
             "ended_ns": ended_ns,
             "cpu_seconds": time.process_time() - self._cpu,
         }

@@ -23,12 +23,22 @@ class RunFailedError(Exception):
     """A run that lost, doubled or reordered a message, or did not end. Its figures mean nothing."""
 
 
+def _here() -> str | None:
+    return None
+
+
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """One who is measured: a system under test, or the machine itself."""
 
     name: str
     measure: Callable[[Stage], object]
     """An async function that returns `Figures`, or raises RunFailedError. Called once per repetition."""
+    promise: str = ""
+    """What an acknowledged publish survives, in words; empty for what is no system."""
+    missing: Callable[[], str | None] = _here
+    """Why it cannot be measured here; None if it can."""
+    quick: bool = True
+    """Whether it is measured in a quick run too."""
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,8 +46,8 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
 
     subject: str
     metric: str
-    over: tuple[str, str]
-    """Subject and metric of the divisor."""
+    over: tuple[str | tuple[str, ...], str]
+    """Subject and metric of the divisor; of several subjects the one that has most."""
     name: str
 
 
@@ -64,6 +74,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Sequence[Subject]
     ratios: Sequence[Ratio] = ()
     targets: Sequence[Target] = ()
+    plots: Sequence[str] = ()
+    """The metrics that are worth a picture, with all subjects side by side."""
 
 
 class Repetition(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +86,8 @@ class Repetition(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     figures: Figures = {}
     failed: str | None = None
+    skipped: str | None = None
+    """Why it was not measured at all."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +104,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     met: bool | None = None
     failed: list[str] = []
     """Why repetitions failed; with any, the target is not met."""
+    skipped: str | None = None
+    """Why the subject was not measured: then there is this line only."""
+    promise: str | None = None
+    """In the first line of each system: what an acknowledged publish survives."""
 
 
 def with_ratios(scenario: Scenario, repetitions: Sequence[Repetition]) -> list[Repetition]:
@@ -99,9 +117,13 @@ def with_ratios(scenario: Scenario, repetitions: Sequence[Repetition]) -> list[R
     for repetition in repetitions:
         own = dict(repetition.figures)
         for ratio in scenario.ratios:
-            divisor = figures.get((repetition.number, ratio.over[0]), {}).get(ratio.over[1])
-            if ratio.subject == repetition.subject and ratio.metric in own and divisor:
-                own[ratio.name] = own[ratio.metric] / divisor
+            subjects, metric = ratio.over
+            divisors = [
+                figures.get((repetition.number, subject), {}).get(metric, 0.0)
+                for subject in ((subjects,) if isinstance(subjects, str) else subjects)
+            ]
+            if ratio.subject == repetition.subject and ratio.metric in own and max(divisors) > 0:
+                own[ratio.name] = own[ratio.metric] / max(divisors)
         completed.append(msgspec.structs.replace(repetition, figures=own))
     return completed
 
@@ -109,32 +131,42 @@ def with_ratios(scenario: Scenario, repetitions: Sequence[Repetition]) -> list[R
 def summarize(scenario: Scenario, repetitions: Sequence[Repetition]) -> list[Line]:
     """One line for each metric of each subject, in the order in which they were measured."""
     completed = with_ratios(scenario, repetitions)
-    targets = {(target.subject, target.metric): target for target in scenario.targets}
     lines = []
     for subject in scenario.subjects:
         mine = [repetition for repetition in completed if repetition.subject == subject.name]
-        failed = [f"repetition {r.number}: {r.failed}" for r in mine if r.failed is not None]
-        metrics = dict.fromkeys(metric for r in mine for metric in r.figures)
-        metrics |= dict.fromkeys(t.metric for t in scenario.targets if failed and t.subject == subject.name)
-        for metric in metrics or ({"": None} if failed else {}):
-            values = [r.figures[metric] for r in mine if metric in r.figures]
-            target = targets.get((subject.name, metric))
-            lines.append(
-                Line(
-                    scenario=scenario.name,
-                    subject=subject.name,
-                    metric=metric,
-                    median=median(values) if values else None,
-                    min=min(values, default=None),
-                    max=max(values, default=None),
-                    values=values,
-                    target=None if target is None else str(target),
-                    met=None
-                    if target is None
-                    else bool(values) and not failed and target.met_by(median(values)),
-                    failed=failed,
-                )
+        if mine:
+            lines += _lines(scenario, subject, mine)
+    return lines
+
+
+def _lines(scenario: Scenario, subject: Subject, mine: Sequence[Repetition]) -> list[Line]:
+    """The lines of one subject."""
+    skipped = next((r.skipped for r in mine if r.skipped is not None), None)
+    failed = [f"repetition {r.number}: {r.failed}" for r in mine if r.failed is not None]
+    targets = {target.metric: target for target in scenario.targets if target.subject == subject.name}
+    metrics = dict.fromkeys(metric for r in mine for metric in r.figures)
+    metrics |= dict.fromkeys(targets if failed else ())
+    lines = []
+    for metric in metrics or ({"": None} if failed or skipped else {}):
+        values = [r.figures[metric] for r in mine if metric in r.figures]
+        target = targets.get(metric)
+        met = target is not None and bool(values) and not failed and target.met_by(median(values))
+        lines.append(
+            Line(
+                scenario=scenario.name,
+                subject=subject.name,
+                metric=metric,
+                median=median(values) if values else None,
+                min=min(values, default=None),
+                max=max(values, default=None),
+                values=values,
+                target=None if target is None else str(target),
+                met=None if target is None else met,
+                failed=failed,
+                skipped=skipped,
+                promise=(subject.promise or None) if not lines else None,
             )
+        )
     return lines
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks.machine import Machine
 from benchmarks.readings import Line, Scenario
 
-_HEADS = ("subject", "metric", "median", "min to max", "target", "met")
+_HEADS = ("subject", "metric", "median", "min to max", "target", "met", "acknowledged means")
 
 
 def number(value: float | None) -> str:
@@ -28,23 +28,34 @@ def cells(line: Line) -> tuple[str, ...]:
     met = {None: "", True: "yes", False: "NO"}[line.met]
     if line.failed:
         met = "FAILED: " + "; ".join(line.failed)
+    if line.skipped:
+        return line.subject, "", "-", "-", "", f"skipped: {line.skipped}", line.promise or ""
     spread = "-" if line.min is None else f"{number(line.min)} to {number(line.max)}"
-    return line.subject, line.metric, number(line.median), spread, line.target or "", met
+    return line.subject, line.metric, number(line.median), spread, line.target or "", met, line.promise or ""
 
 
 def show(console: Console, scenario: Scenario, lines: list[Line]) -> None:
     """Print one scenario."""
     table = Table(
-        *_HEADS, title=f"{scenario.name}: {scenario.title}", title_justify="left", title_style="bold"
+        *_HEADS[:-1], title=f"{scenario.name}: {scenario.title}", title_justify="left", title_style="bold"
     )
     for column in table.columns[2:4]:
         column.justify = "right"
     for line in lines:
         style = (
-            "red" if line.failed or line.met is False else "dim" if line.subject.startswith("limit") else ""
+            "red"
+            if line.failed or line.met is False
+            else "dim"
+            if line.skipped or line.subject.startswith("limit")
+            else ""
         )
-        table.add_row(*cells(line), style=style)
+        table.add_row(*cells(line)[:-1], style=style)
     console.print(table)
+    for line in lines:
+        if line.promise:
+            console.print(
+                f"  {line.subject}: acknowledged means {line.promise}", style="dim", highlight=False
+            )
 
 
 def markdown(machine: Machine, results: Iterable[tuple[Scenario, list[Line]]]) -> str:
@@ -53,7 +64,7 @@ def markdown(machine: Machine, results: Iterable[tuple[Scenario, list[Line]]]) -
     for scenario, lines in results:
         parts.append(f"### {scenario.name}: {scenario.title}\n")
         parts.append("| " + " | ".join(_HEADS) + " |")
-        parts.append("|---|---|--:|--:|---|---|")
+        parts.append("|---|---|--:|--:|---|---|---|")
         parts += ["| " + " | ".join(cells(line)) + " |" for line in lines]
         parts.append("")
     return "\n".join(parts)

@@ -32,20 +32,26 @@ LINE_BYTES = 1 << 26
 class Child:
     """A process that the measurement started."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, errors: Path) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, errors: Path, *, starts_others: bool = False
+    ) -> None:
         self.name = name
+        self._starts_others = starts_others
         self.process = process
         self.errors = errors
         self._ps = psutil.Process(process.pid)
 
     def rss_mb(self) -> float:
-        """Resident memory, in 10^6 bytes."""
-        return float(self._ps.memory_info().rss) / 1e6
+        """Resident memory, in 10^6 bytes; with that of the processes that it started itself."""
+        return sum(float(process.memory_info().rss) for process in self._family()) / 1e6
 
     def cpu_seconds(self) -> float:
-        """User and system time so far."""
-        times = self._ps.cpu_times()
-        return float(times.user + times.system)
+        """User and system time so far; with that of the processes that it started itself."""
+        times = [process.cpu_times() for process in self._family()]
+        return sum(float(each.user + each.system) for each in times)
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._ps, *(self._ps.children(recursive=True) if self._starts_others else ())]
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -113,8 +119,9 @@ class Worker(Child):
 class Stage:
     """One measurement's directory and processes. Use it as `async with Stage(...) as stage:`."""
 
-    def __init__(self, *, quick: bool, parent: Path | None = None) -> None:
+    def __init__(self, *, quick: bool, long: bool = False, parent: Path | None = None) -> None:
         self.quick = quick
+        self._long = long
         self._parent = parent
         self._children: list[Child] = []
 
@@ -129,13 +136,22 @@ class Stage:
             await child.end()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def size(self, full: int, quick: int) -> int:
+    def size(self, full: int, quick: int, long: int | None = None) -> int:
         """How much of something, by how long the whole may take."""
-        return quick if self.quick else full
+        if self.quick:
+            return quick
+        return full if long is None or not self._long else long
 
-    async def command(self, name: str, *argv: str) -> Child:
-        """Start a server."""
-        child = Child(name, *await self._start(name, argv, asyncio.subprocess.DEVNULL))
+    async def command(
+        self,
+        name: str,
+        *argv: str,
+        environment: dict[str, str] | None = None,
+        starts_others: bool = False,
+    ) -> Child:
+        """Start a server, with `environment` besides ours. `starts_others`: it is more than one process."""
+        started = await self._start(name, argv, asyncio.subprocess.DEVNULL, environment)
+        child = Child(name, *started, starts_others=starts_others)
         self._children.append(child)
         return child
 
@@ -147,12 +163,17 @@ class Stage:
         return worker
 
     async def _start(
-        self, name: str, argv: tuple[str, ...], pipe: int
+        self, name: str, argv: tuple[str, ...], pipe: int, environment: dict[str, str] | None = None
     ) -> tuple[asyncio.subprocess.Process, Path]:
         errors = self.directory / f"{name}-{len(self._children)}.stderr"
         with errors.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=pipe, stdout=pipe, stderr=stderr, limit=LINE_BYTES, env=_environment()
+                *argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=stderr,
+                limit=LINE_BYTES,
+                env=_environment() | (environment or {}),
             )
         return process, errors
 

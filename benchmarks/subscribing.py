@@ -29,23 +29,32 @@ async def subscribe(
     warm: int = 0,
     from_start: bool = False,
     timed: bool = False,
+    others: bool = False,
+    topics: int = 0,
 ) -> dict[str, Any]:
-    """Receive `streams` times `each` messages, and `warm` before them. `timed`: report how long each was on its way."""
+    """Receive `streams` times `each` messages, and `warm` before them.
+
+    Args:
+        from_start: what is stored too; otherwise only what comes after this says that it is ready.
+        timed: report how long each was on its way.
+        others: messages of other streams may follow, and are let pass.
+        topics: from so many topics instead of from one.
+    """
     subscriber = driver(running)
     await subscriber.open()
     received: list[bytes] = []
     at_ns: list[int] = []
     if not from_start:
-        await subscriber.subscribe(from_start=False)
+        await _subscribe(subscriber, topics, from_start)
     await cue.ready()
     cpu = time.process_time()
     began_ns = time.monotonic_ns()
     if from_start:
-        await subscriber.subscribe(from_start=True)
+        await _subscribe(subscriber, topics, from_start)
     count = streams * each + warm
     ended_ns = await _receive(subscriber, received, at_ns, count, timed)
     cpu = time.process_time() - cpu
-    extra = await _linger(subscriber)
+    extra = [] if others else await _linger(subscriber)
     await subscriber.close()
     expected = dict.fromkeys(range(streams), each) | ({WARM_STREAM: warm} if warm else {})
     verify(received + extra, expected)
@@ -55,6 +64,13 @@ async def subscribe(
             (at - intended) / 1e9 for at, intended in zip(at_ns, instants(received), strict=True) if intended
         ]
     return found
+
+
+async def _subscribe(subscriber: Driver, topics: int, from_start: bool) -> None:
+    if topics:
+        await subscriber.subscribe_topics(topics, from_start=from_start)
+    else:
+        await subscriber.subscribe(from_start=from_start)
 
 
 async def _receive(

@@ -18,6 +18,8 @@ from benchmarks.readings import RunFailedError
 
 PARTS = {
     "publish-many": "benchmarks.publishing:publish_many",
+    "publish-for": "benchmarks.publishing:publish_for",
+    "publish-round-robin": "benchmarks.publishing:publish_round_robin",
     "publish-callers": "benchmarks.publishing:publish_callers",
     "publish-one-by-one": "benchmarks.publishing:publish_one_by_one",
     "publish-open-loop": "benchmarks.publishing:publish_open_loop",

@@ -3,6 +3,7 @@
 from benchmarks.readings import Scenario
 from benchmarks.scenarios import (
     callers,
+    fan_out,
     groups,
     latency,
     leases,
@@ -16,18 +17,19 @@ from benchmarks.scenarios import (
 )
 
 SCENARIOS: dict[str, Scenario] = {
-    module.scenario.name: module.scenario
-    for module in (
-        throughput,
-        callers,
-        single,
-        latency,
-        replay,
-        replay_by_time,
-        memory,
-        pattern,
-        groups,
-        leases,
-        retention,
+    scenario.name: scenario
+    for scenario in (
+        *throughput.scenarios,
+        fan_out.scenario,
+        latency.scenario,
+        replay.scenario,
+        single.scenario,
+        callers.scenario,
+        replay_by_time.scenario,
+        memory.scenario,
+        pattern.scenario,
+        groups.scenario,
+        leases.scenario,
+        retention.scenario,
     )
 }

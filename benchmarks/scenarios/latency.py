@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from benchmarks.readings import Figures, Scenario, Subject, latency_figures
+from benchmarks.readings import Figures, Ratio, Scenario, Target, latency_figures
 from benchmarks.stage import Stage
-from benchmarks.systems.names import reference
-from benchmarks.systems.ours import System
+from benchmarks.systems.all import OURS, REDIS_ALWAYS, subjects
+from benchmarks.systems.names import System, reference
 
 SIZE_BYTES = 100
 PER_SECOND = 1000
 WARM = 100
 PERCENTS = (50, 99, 99.9)
+P50, P99 = "to delivery p50, ms", "to delivery p99, ms"
 
 
-async def measure(stage: Stage) -> Figures:
-    seconds = stage.size(10, 2)
-    running = await System().start(stage)
+async def measure(system: System, stage: Stage) -> Figures:
+    seconds = stage.size(6, 2)
+    running = await system.start(stage)
     subscriber = await stage.worker(
         "subscribe", running=reference(running), streams=1, each=PER_SECOND * seconds, warm=WARM, timed=True
     )
@@ -36,8 +37,16 @@ async def measure(stage: Stage) -> Figures:
     )
 
 
+_RATIOS = {metric: f"{metric.removesuffix(', ms')} / {REDIS_ALWAYS.name}" for metric in (P50, P99)}
+
 scenario = Scenario(
     name="latency",
     title="open loop at 1,000/s, 100 B, from the intended instant",
-    subjects=(Subject(name="pubsub", measure=measure),),
+    subjects=subjects(measure, quick=False),
+    ratios=tuple(
+        Ratio(subject=OURS.name, metric=metric, over=(REDIS_ALWAYS.name, metric), name=name)
+        for metric, name in _RATIOS.items()
+    ),
+    targets=tuple(Target(subject=OURS.name, metric=name, at_most=1) for name in _RATIOS.values()),
+    plots=(P50, P99),
 )

@@ -1,38 +1,100 @@
-"""A new subscriber reads all that is stored."""
+"""A new subscriber reads all that is stored: alone, and while somebody publishes to the same topic at full speed."""
 
 from __future__ import annotations
 
-from benchmarks.readings import Figures, Ratio, Scenario, Subject
+import asyncio
+from typing import Any
+
+from benchmarks.readings import Figures, Ratio, RunFailedError, Scenario, Subject, Target
 from benchmarks.scenarios.machine_limits import RATE, loopback, sqlite_read
-from benchmarks.stage import Stage, cpu_figures
-from benchmarks.systems.names import reference
-from benchmarks.systems.ours import System
+from benchmarks.stage import Stage, Worker, cpu_figures
+from benchmarks.systems.all import (
+    NATS_DEFAULT,
+    OURS,
+    RABBITMQ_STREAM,
+    REDIS_EVERYSEC,
+    portion,
+    subjects,
+)
+from benchmarks.systems.names import Running, System, reference
 
 SIZE_BYTES = 100
+BESIDE = "pubsub, publishing beside it"
+PUBLISHED = "published/s"
+KEEPS_REPLAY, KEEPS_PUBLISHING = "replay rate / alone", "publishing rate / alone"
+AHEAD_SECONDS = 0.2
+"""Publishing is under way for so long when the replay begins."""
 
 
 def messages(stage: Stage) -> int:
     return stage.size(1_000_000, 100_000)
 
 
-async def measure(stage: Stage) -> Figures:
+async def measure(system: System, stage: Stage) -> Figures:
     """From subscribing to the last delivery."""
+    count = portion(stage, system, 1_000_000, 100_000)
+    running = await _filled(system, stage, count)
+    subscriber = await _subscriber(stage, running, count)
+    cpu_before = running.store.cpu_seconds()
+    got = await subscriber.run()
+    return {RATE: count / ((got["ended_ns"] - got["began_ns"]) / 1e9)} | cpu_figures(
+        count, server=running.store.cpu_seconds() - cpu_before, subscriber=got["cpu_seconds"]
+    )
+
+
+async def beside(stage: Stage) -> Figures:
+    """Publishing alone for a while, then a replay of what was there before, with more publishing beside it."""
     count = messages(stage)
-    running = await System().start(stage)
+    running = await _filled(OURS, stage, count)
+    alone = await _publisher(stage, running, stream=1)
+    alone_found = await alone.run()
+    publisher, subscriber = (
+        await _publisher(stage, running, stream=2),
+        await _subscriber(stage, running, count),
+    )
+    await publisher.ready()
+    await subscriber.ready()
+    publisher.go()
+    await asyncio.sleep(AHEAD_SECONDS)
+    subscriber.go()
+    got, sent = await subscriber.result(), await publisher.result()
+    # Only what was published while the replay ran counts for the rate beside it.
+    began, ended = max(sent["began_ns"], got["began_ns"]), min(sent["ended_ns"], got["ended_ns"])
+    during = [portion for portion in sent["portions"] if began <= portion[0] <= ended]
+    if len(during) < 2:
+        raise RunFailedError("the replay was over before anything was published beside it")
+    return {
+        RATE: count / ((got["ended_ns"] - got["began_ns"]) / 1e9),
+        PUBLISHED: _rate(during),
+        f"{PUBLISHED} alone": _rate(alone_found["portions"]),
+        KEEPS_PUBLISHING: _rate(during) / _rate(alone_found["portions"]),
+    }
+
+
+def _rate(portions: list[list[int]]) -> float:
+    """Of (when it was acknowledged, how many): the first one only says when the clock started."""
+    (began, _), *rest = portions
+    return sum(count for _, count in rest) / ((rest[-1][0] - began) / 1e9)
+
+
+async def _filled(system: System, stage: Stage, count: int) -> Running:
+    running = await system.start(stage)
     publisher = await stage.worker(
         "publish-many", running=reference(running), count=count, size_bytes=SIZE_BYTES
     )
     await publisher.run()
-    subscriber = await stage.worker(
-        "subscribe", running=reference(running), streams=1, each=count, from_start=True
+    return running
+
+
+async def _subscriber(stage: Stage, running: Running, count: int) -> Worker:
+    return await stage.worker(
+        "subscribe", running=reference(running), streams=1, each=count, from_start=True, others=True
     )
-    await subscriber.ready()
-    cpu_before = running.store.cpu_seconds()
-    subscriber.go()
-    got = await subscriber.result()
-    return {RATE: count / ((got["ended_ns"] - got["began_ns"]) / 1e9)} | cpu_figures(
-        count, peer=running.store.cpu_seconds() - cpu_before, subscriber=got["cpu_seconds"]
-    )
+
+
+async def _publisher(stage: Stage, running: Running, stream: int) -> Worker:
+    task: dict[str, Any] = {"stream": stream, "seconds": stage.size(3, 1), "size_bytes": SIZE_BYTES}
+    return await stage.worker("publish-for", running=reference(running), **task)
 
 
 _raw = sqlite_read(messages, SIZE_BYTES)
@@ -40,6 +102,20 @@ _raw = sqlite_read(messages, SIZE_BYTES)
 scenario = Scenario(
     name="replay",
     title="replay of 1,000,000 stored messages of 100 B by a new subscriber",
-    subjects=(Subject(name="pubsub", measure=measure), _raw, loopback(messages, SIZE_BYTES)),
-    ratios=(Ratio(subject="pubsub", metric=RATE, over=(_raw.name, RATE), name="rate / sqlite3 range reads"),),
+    subjects=(
+        *subjects(measure, (REDIS_EVERYSEC, NATS_DEFAULT, RABBITMQ_STREAM), quick=False),
+        Subject(name=BESIDE, measure=beside),
+        _raw,
+        loopback(messages, SIZE_BYTES),
+    ),
+    ratios=(
+        Ratio(subject=OURS.name, metric=RATE, over=(_raw.name, RATE), name="rate / sqlite3 range reads"),
+        Ratio(subject=BESIDE, metric=RATE, over=(OURS.name, RATE), name=KEEPS_REPLAY),
+    ),
+    targets=(
+        Target(subject=OURS.name, metric=RATE, at_least=700_000),
+        Target(subject=BESIDE, metric=KEEPS_REPLAY, at_least=0.7),
+        Target(subject=BESIDE, metric=KEEPS_PUBLISHING, at_least=0.7),
+    ),
+    plots=(RATE,),
 )

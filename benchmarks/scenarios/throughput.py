@@ -1,52 +1,90 @@
-"""One publisher to one live subscriber, as fast as it goes."""
+"""One publisher to one live subscriber, as fast as it goes, at three sizes of message."""
 
 from __future__ import annotations
 
-from benchmarks.readings import Figures, Ratio, Scenario, Subject, Target
+from benchmarks.readings import Figures, Ratio, Scenario, Target
+from benchmarks.scenarios.live import one_to
 from benchmarks.scenarios.machine_limits import RATE, loopback, sqlite_insert
-from benchmarks.stage import Stage, cpu_figures
-from benchmarks.systems.names import reference
-from benchmarks.systems.ours import System
-
-SIZE_BYTES = 100
-
-
-def messages(stage: Stage) -> int:
-    return stage.size(300_000, 50_000)
-
-
-async def measure(stage: Stage) -> Figures:
-    """From the first publish to the last delivery."""
-    count = messages(stage)
-    running = await System().start(stage)
-    subscriber = await stage.worker("subscribe", running=reference(running), streams=1, each=count)
-    publisher = await stage.worker(
-        "publish-many", running=reference(running), count=count, size_bytes=SIZE_BYTES
-    )
-    await subscriber.ready()
-    await publisher.ready()
-    cpu_before = running.store.cpu_seconds()
-    subscriber.go()
-    publisher.go()
-    sent = await publisher.result()
-    got = await subscriber.result()
-    return {
-        RATE: count / ((got["ended_ns"] - sent["began_ns"]) / 1e9),
-        "acknowledged/s": count / ((sent["ended_ns"] - sent["began_ns"]) / 1e9),
-    } | cpu_figures(
-        count,
-        publisher=sent["cpu_seconds"],
-        peer=running.store.cpu_seconds() - cpu_before,
-        subscriber=got["cpu_seconds"],
-    )
-
-
-_raw = sqlite_insert(messages, SIZE_BYTES)
-
-scenario = Scenario(
-    name="throughput",
-    title="publish_many to one live subscriber, 100 B, first publish to last delivery",
-    subjects=(Subject(name="pubsub", measure=measure), _raw, loopback(messages, SIZE_BYTES)),
-    ratios=(Ratio(subject="pubsub", metric=RATE, over=(_raw.name, RATE), name="rate / sqlite3.executemany"),),
-    targets=(Target(subject="pubsub", metric=RATE, at_least=150_000),),
+from benchmarks.stage import Stage
+from benchmarks.systems.all import (
+    NATS_ALWAYS,
+    NATS_BATCHES,
+    NATS_DEFAULT,
+    OURS,
+    RABBITMQ_STREAM,
+    REDIS_ALWAYS,
+    REDIS_EVERYSEC,
+    REDIS_TWO_PIPELINES,
+    portion,
+    subject,
+    subjects,
 )
+from benchmarks.systems.names import System
+
+RAW = "limit: sqlite3.executemany, 1,000 rows a commit"
+OVER_RAW = "rate / sqlite3.executemany"
+BEST_NATS = (NATS_ALWAYS.name, NATS_BATCHES.name, NATS_DEFAULT.name)
+_OVER = {
+    REDIS_ALWAYS.name: f"rate / {REDIS_ALWAYS.name}",
+    REDIS_EVERYSEC.name: f"rate / {REDIS_EVERYSEC.name}",
+    BEST_NATS: "rate / the best NATS",
+    RABBITMQ_STREAM.name: f"rate / {RABBITMQ_STREAM.name}",
+}
+
+
+def _scenario(name: str, size_bytes: int, full: int, quick: int, at_least: dict[str, float]) -> Scenario:
+    """`at_least`: ratio -> what it should be. The other ratios are shown all the same."""
+
+    async def measure(system: System, stage: Stage) -> Figures:
+        count = portion(stage, system, full, quick)
+        return await one_to(1, system, stage, count=count, size_bytes=size_bytes, rss=True)
+
+    def count(stage: Stage) -> int:
+        return stage.size(full, quick)
+
+    over_subject = [
+        Ratio(subject=OURS.name, metric=RATE, over=(other, RATE), name=words)
+        for other, words in _OVER.items()
+    ]
+    return Scenario(
+        name=name,
+        title=f"publish_many to one live subscriber, {_words(size_bytes)}, first publish to last delivery",
+        subjects=(
+            *subjects(measure),
+            subject(NATS_BATCHES, measure, quick=False),
+            *(subject(system, measure, quick=False) for system in REDIS_TWO_PIPELINES),
+            sqlite_insert(count, size_bytes),
+            loopback(count, size_bytes),
+        ),
+        ratios=(Ratio(subject=OURS.name, metric=RATE, over=(RAW, RATE), name=OVER_RAW), *over_subject),
+        targets=tuple(Target(subject=OURS.name, metric=of, at_least=least) for of, least in at_least.items()),
+        plots=(RATE,),
+    )
+
+
+def _words(size_bytes: int) -> str:
+    return f"{size_bytes} B" if size_bytes < 1024 else f"{size_bytes // 1024} KiB"
+
+
+small = _scenario(
+    "throughput",
+    100,
+    300_000,
+    50_000,
+    {
+        RATE: 150_000,
+        _OVER[REDIS_ALWAYS.name]: 2.5,
+        _OVER[REDIS_EVERYSEC.name]: 1.7,
+        _OVER[BEST_NATS]: 5,
+        _OVER[RABBITMQ_STREAM.name]: 1,
+    },
+)
+medium = _scenario(
+    "throughput-1k",
+    1024,
+    100_000,
+    20_000,
+    {_OVER[REDIS_ALWAYS.name]: 2.3, _OVER[REDIS_EVERYSEC.name]: 1, OVER_RAW: 0.65},
+)
+large = _scenario("throughput-64k", 65_536, 3_000, 500, {})
+scenarios = (small, medium, large)

@@ -10,7 +10,13 @@ import msgspec
 
 from benchmarks.stage import Child, Stage
 
-MODULES = {"pubsub": "benchmarks.systems.ours"}
+MODULES = {
+    "pubsub": "benchmarks.systems.ours",
+    "redis": "benchmarks.systems.redis_streams",
+    "nats": "benchmarks.systems.nats_jetstream",
+    "rabbitmq-queue": "benchmarks.systems.rabbitmq_queues",
+    "rabbitmq-stream": "benchmarks.systems.rabbitmq_streams",
+}
 """System -> the module with its `System` and its `Driver`."""
 
 
@@ -31,6 +37,11 @@ class System(Protocol):
     name: str
     promise: str
     """What an acknowledged publish survives, in words."""
+    share: float
+    """Slower systems are given so much of the messages, so that all are measured for about as long."""
+
+    def missing(self) -> str | None:
+        """Why it cannot be measured here; None if it can."""
 
     async def start(self, stage: Stage) -> Running: ...
 
@@ -49,6 +60,12 @@ class Driver(Protocol):
 
     async def subscribe(self, *, from_start: bool) -> None:
         """Begin to receive: everything from now on, or also all there is."""
+
+    async def publish_round_robin(self, payloads: list[bytes], topics: int) -> None:
+        """Publish each message to the topic whose turn it is; all are acknowledged on return."""
+
+    async def subscribe_topics(self, topics: int, *, from_start: bool) -> None:
+        """Begin to receive from all those topics."""
 
     async def receive(self, take: Callable[[bytes], object], count: int) -> None:
         """Receive `count` messages one by one, calling `take` with the payload of each."""

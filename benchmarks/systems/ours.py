@@ -23,6 +23,10 @@ class System:
 
     name = "pubsub"
     promise = "on disk (fsync) before the acknowledgement"
+    share = 1.0
+
+    def missing(self) -> None:
+        return None
 
     async def start(self, stage: Stage) -> Running:
         index = await self._index(stage)
