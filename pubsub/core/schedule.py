@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 
 from pubsub.errors import InvalidRequestError, shown
@@ -38,7 +39,7 @@ def delay_fields(delay_seconds: float | None, deliver_at: datetime | None, now_u
 
 
 def _delay_us(delay_seconds: float) -> int:
-    if type(delay_seconds) not in (int, float) or delay_seconds != delay_seconds:
+    if type(delay_seconds) not in (int, float) or not -math.inf < delay_seconds < math.inf:
         raise InvalidRequestError(f"a delay is a number of seconds, not {shown(delay_seconds)}")
     if delay_seconds <= 0:
         raise InvalidRequestError(
