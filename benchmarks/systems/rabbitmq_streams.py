@@ -36,7 +36,7 @@ class System:
     def missing(self) -> str | None:
         return rabbitmq.missing() or (None if find_spec("rstream") else "rstream is not installed")
 
-    async def start(self, stage: Stage) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
         from rstream import Producer
 
         node, ports = await rabbitmq.start_node(stage)
