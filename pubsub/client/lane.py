@@ -289,7 +289,7 @@ class Lane:
         self._awaiting -= 1
         if self._awaiting == 0:
             self._settled.set()
-        if isinstance(reply, m.Published):
+        if type(reply) is m.Published:
             batch.fate_unknown = False
             self._backoff.reset()
             if batch in self._in_flight:
@@ -301,7 +301,6 @@ class Lane:
                     self._loop.call_soon(self._flush)
             else:
                 self._idle.set()
-                self._watch_deadline()
             return
         error = (
             reply if isinstance(reply, PubsubError) else ConnectionLostError(f"unexpected reply {reply!r}")
@@ -412,12 +411,8 @@ class Lane:
     # Deadlines
 
     def _watch_deadline(self) -> None:
-        if self._timer is not None:
-            if self._queue or self._in_flight:
-                return  # it looks again when it fires
-            self._timer.cancel()
-            self._timer = None
-        elif self._queue or self._in_flight:
+        """Have a timer for the oldest batch. One that is set stays set: it looks again when it fires."""
+        if self._timer is None and (self._queue or self._in_flight):
             self._timer = self._loop.call_later(self._seconds_left(), self._on_deadline)
 
     def _on_deadline(self) -> None:

@@ -105,29 +105,38 @@ class Link(Connection):
         return self.error or ConnectionLostError(f"the connection to {self.address} was closed")
 
     def on_frame(self, frame: m.Frame) -> None:
-        if isinstance(frame, m.Deliver | m.Ended):
-            stream = self.streams.get(frame.subscription)
-            if stream is not None:
-                stream(frame)
-        elif not self._welcomed.done():
+        if self.welcome is None:
             self._on_first(frame)
-        elif isinstance(frame, m.Failure) and frame.id == 0:
-            self.error = error_from_wire(frame.code, frame.message, frame.data)
-            self.close()
-        elif isinstance(frame, m.Changes):
-            watcher = self.watchers.get(frame.id)
-            if watcher is not None:
+        elif type(frame) is m.Published:  # by far the most frequent reply
+            if (callback := self._pending.pop(frame.id, None)) is not None:
+                callback(frame)
+        elif type(frame) is m.Deliver or type(frame) is m.Ended:
+            if (stream := self.streams.get(frame.subscription)) is not None:
+                stream(frame)
+        elif type(frame) is m.Changes:
+            if (watcher := self.watchers.get(frame.id)) is not None:
                 watcher(frame)
-        elif isinstance(frame, m.Credit) or not hasattr(frame, "id"):
+        elif type(frame) is m.Failure:
+            self._on_failure(frame)
+        else:
+            self._on_reply(frame)
+
+    def _on_reply(self, frame: m.Frame) -> None:
+        if isinstance(frame, m.Credit) or not hasattr(frame, "id"):
             raise RemoteProtocolError(f"a server must not send {type(frame).__name__}")
-        elif getattr(frame, "more", False):
+        if getattr(frame, "more", False):
             if (waiting := self._pending.get(frame.id)) is not None:
                 waiting(frame)
         elif (callback := self._pending.pop(frame.id, None)) is not None:
-            if isinstance(frame, m.Failure):
-                callback(error_from_wire(frame.code, frame.message, frame.data))
-            else:
-                callback(frame)
+            callback(frame)
+
+    def _on_failure(self, frame: m.Failure) -> None:
+        error = error_from_wire(frame.code, frame.message, frame.data)
+        if frame.id == 0:
+            self.error = error
+            self.close()
+        elif (callback := self._pending.pop(frame.id, None)) is not None:
+            callback(error)
 
     def _on_first(self, frame: m.Frame) -> None:
         if isinstance(frame, m.Failure):

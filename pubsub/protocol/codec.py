@@ -62,7 +62,8 @@ class FrameReader:
             start += self._need
         else:
             self._need = _LENGTH.size
-        self._partial += view[start:]
+        if start < end:
+            self._partial += view[start:]
 
     @property
     def incomplete(self) -> bool:

@@ -51,6 +51,9 @@ class Appender:
 
     def write(self, cursor: sqlite3.Cursor, appends: list[Append], outcome: Committed) -> None:
         """Store what may be stored, in the transaction that is open; the answers go into `outcome`."""
+        if len(appends) == 1:
+            self._write_topic(cursor, appends[0].topic_id, appends, outcome)
+            return
         by_topic: dict[int, list[Append]] = {}
         for append in appends:
             by_topic.setdefault(append.topic_id, []).append(append)

@@ -8,7 +8,7 @@ SQLite from three numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -44,18 +44,18 @@ def insert_messages(rows: int) -> str:
     return f"INSERT INTO messages VALUES {values}"
 
 
-def blocks(rows: int) -> Iterator[tuple[int, int]]:
+@lru_cache
+def blocks(rows: int) -> tuple[tuple[int, int], ...]:
     """Cut `rows` into (start, length): as many whole blocks as there are, then falling powers of two."""
-    start = 0
-    while rows - start >= BLOCK_ROWS:
-        yield start, BLOCK_ROWS
-        start += BLOCK_ROWS
-    length = BLOCK_ROWS // 2
+    whole = rows - rows % BLOCK_ROWS
+    cut = [(start, BLOCK_ROWS) for start in range(0, whole, BLOCK_ROWS)]
+    start, length = whole, BLOCK_ROWS // 2
     while start < rows:
         if rows - start >= length:
-            yield start, length
+            cut.append((start, length))
             start += length
         length //= 2
+    return tuple(cut)
 
 
 def plan_inserts(

@@ -168,11 +168,8 @@ class Writer:
     def _group(self, first: Shared) -> tuple[list[Shared], int]:
         """Everything that waits, up to the size of a group or to the next job; and its size."""
         group, size = [first], _size_bytes(first)
-        while size < self._settings.group_bytes:
-            try:
-                work = self._queue.get_nowait()
-            except queue.Empty:
-                break
+        while size < self._settings.group_bytes and not self._queue.empty():
+            work = self._queue.get_nowait()  # this thread alone takes from the queue
             if not isinstance(work, Shared):
                 self._held = work
                 break
