@@ -43,10 +43,11 @@ from pubsub.core.group_state import (
 from pubsub.core.lanes import Lanes
 from pubsub.core.timers import Timers
 
-LOOK_AHEAD = 1000
-"""Messages blocked by their key for which an ordered group looks beyond to others."""
 MOST_ENTRIES = 100_000
 """Unsettled messages of one group, in memory; with so many it is given nothing new."""
+LOOK_AHEAD = 50_000
+"""Messages blocked by their key beyond which an ordered group looks for others. Each is an entry and a row from then
+on. A bound there must be; half of all leaves as many for keys that are not blocked."""
 MOST_EXPIRED = 10_000
 """Expired deliveries that are remembered of a member: as many as it can have at once."""
 

@@ -1,7 +1,11 @@
 """Messages that a group has given up: moved to the topic's dead letters, and made ready again.
 
 The dead letter topic of T is T.dead, owned by the same peer and in the same file, so that a message leaves the group
-and arrives there in one transaction. It is made at first need, without the index, which is told afterwards.
+and arrives there in one transaction. It is made at first need, also without an index, which is told afterwards. If an
+index knows that another peer has a topic of that name (T was deleted there, say, and created here), messages that were
+given up wait in their group until that one has been deleted. If one was made without an index, and its name turns out
+to be taken, it is set aside, and its letters can be redriven all the same.
+
 `dead_letters` has for each of its messages which message of which group it was.
 
 A redriven message is ready again in its group only, at its own offset, if the topic still keeps it; no one else
@@ -18,6 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pubsub.client.routes import topics_in
 from pubsub.core.dead_letters import (
     dead_headers,
     dead_letter_topic,
@@ -26,10 +31,11 @@ from pubsub.core.dead_letters import (
 )
 from pubsub.core.group import MOST_ENTRIES
 from pubsub.core.topic_ids import MOST_ID
-from pubsub.errors import InvalidRequestError, NotOwnerError, PubsubError
+from pubsub.errors import InvalidRequestError, NotOwnerError, PubsubError, TopicExistsError
 from pubsub.model import iso_from_us
 from pubsub.peer.group_supply import offsets_of
 from pubsub.peer.group_work import GroupWork
+from pubsub.protocol import messages as m
 from pubsub.protocol.batch import batch_bytes, decode_headers, encode_headers
 from pubsub.protocol.messages import Batch, CopyState
 from pubsub.storage.groups import DeadLetter, bury, dead_letters, read_offsets, revive, unbury
@@ -42,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pubsub.peer")
 
+ASK_SECONDS = 2.0
+"""How long an index is asked whether the name of a dead letter topic is free."""
 REDRIVEN_AT_ONCE = 200
 """Dead letters in one transaction."""
 LETTER_LOG_BYTES = 500
@@ -137,6 +145,7 @@ class DeadLetters:
         async with self._making:
             held = self._node.store.topics.get(name)
             if held is None:
+                await self._check_free(name)
                 held = await self._node.store.create(
                     CopyState(
                         id=secrets.randbelow(MOST_ID) + 1,
@@ -152,6 +161,22 @@ class DeadLetters:
         if held.role != "owner":
             raise NotOwnerError(f"peer {self._node.name} does not own topic {name}", owner=held.owner)
         return held
+
+    async def _check_free(self, name: str) -> None:
+        """Raises TopicExistsError if, as far as can be learnt now, another peer has a topic of this name."""
+        if not self._node.registered:
+            return
+        try:
+            replies = await self._node.directory.request(lambda id: m.Topics(id, name), ASK_SECONDS)
+        except PubsubError as error:
+            log.info("topic %s is made without the index: %s", name, error)
+            return
+        for info in topics_in(replies):
+            if info.owner != self._node.name:
+                raise TopicExistsError(
+                    f"peer {info.owner} owns the topic {name}; delete it: pubsub topic delete {name}",
+                    owner=info.owner,
+                )
 
     # Redriving
 

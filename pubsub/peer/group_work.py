@@ -56,7 +56,7 @@ class Seat:
         self.window_bytes = window_bytes
         self.id = f"{name} {connection.remote}/{number}".lstrip()
         """What stands in the rows of messages that it has in flight; no other connection has the same."""
-        self.since_us = now_us()
+        self.since_us = time.time_ns() // 1000
         self.leaving = False
         """It has given back what it had not begun, and is given nothing more."""
         self.waiting: asyncio.Task[None] | None = None
@@ -114,6 +114,8 @@ class GroupWork:
         self._timer_due_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.burying: asyncio.Task[None] | None = None
+        self._said = ""
+        """Why dead letters could not be made, as it was told last."""
 
     # Members
 
@@ -397,12 +399,18 @@ class GroupWork:
     async def _bury_now(self, offsets: list[int]) -> None:
         try:
             await self._bury(self, offsets)
+            self._said = ""
         except ClosedError:
             return
         except PubsubError as error:
-            log.warning(
-                "messages that group %s of %s gave up are moved later: %s", self.name, self.topic.name, error
-            )
+            if error.message != self._said:  # once, though it may go on for days
+                self._said = error.message
+                log.warning(
+                    "messages that group %s of %s gave up are moved later: %s",
+                    self.name,
+                    self.topic.name,
+                    error,
+                )
             await asyncio.sleep(self._store.settings.probe_seconds)
         except Exception:
             log.exception("moving what group %s of %s gave up failed", self.name, self.topic.name)
@@ -545,6 +553,10 @@ class GroupWork:
         }
 
 
+_AHEAD_US = (time.time_ns() - time.monotonic_ns()) // 1000
+
+
 def now_us() -> int:
-    """The time by which leases and delays are measured: they are stored, so it is that of the wall."""
-    return time.time_ns() // 1000
+    """The time by which leases and delays are measured: that of the wall when this process began, for they are
+    stored, but going on steadily, so that setting the clock neither ends nor prolongs them."""
+    return _AHEAD_US + time.monotonic_ns() // 1000

@@ -309,15 +309,11 @@ class Groups:
                 work.on_append(appended)
 
     def end_topic(self, topic: Topic, why: str) -> None:
-        """A topic is served no more: so are its groups, and so are dead letters that it holds."""
+        """A topic is served no more: so are its groups."""
         for work in self._by_topic.pop(topic.id, {}).values():
             work.end()
             self._unseat(work, TopicNotFoundError(why))
         self._forget(forget_source(topic.id))
-        for works in self._by_topic.values():
-            for work in works.values():
-                if dead_letter_topic(work.topic.name) == topic.name:
-                    work.dead = 0
 
     def _forget(self, statements: Any) -> None:
         def done(error: PubsubError | None) -> None:
@@ -332,9 +328,10 @@ class Groups:
             work.keep_from(topic.first_offset)
         if is_dead_letter_topic(topic.name):
             await self._run(forget_dead_letters(topic.id, topic.first_offset))
-            await self._count_dead(topic)
+            await self.count_dead(topic)
 
-    async def _count_dead(self, dead: Topic) -> None:
+    async def count_dead(self, dead: Topic) -> None:
+        """A topic, of dead letters perhaps, has lost some or all of its messages."""
         for works in list(self._by_topic.values()):
             for work in list(works.values()):
                 if dead_letter_topic(work.topic.name) == dead.name:

@@ -184,6 +184,7 @@ class Node:
             await self.store.drop(topic)
             self.store.cursors.forget(topic_id)
             self._end_topic(topic, f"topic {topic.name} was deleted")
+            await self.groups.count_dead(topic)
 
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep a topic's rows but serve it no more."""

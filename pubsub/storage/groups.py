@@ -168,10 +168,10 @@ _ENTRIES = (
     "LEFT JOIN messages AS m ON m.topic_id = g.topic_id AND m.offset = g.offset "
     "WHERE g.topic_id = ? AND g.group_name = ? ORDER BY g.offset"
 )
-_DEAD = (
-    "SELECT count(*) FROM dead_letters AS d JOIN topics AS t ON t.id = d.topic_id AND t.set_aside IS NULL "
-    "WHERE d.source_topic_id = ? AND d.group_name = ?"
-)
+# A topic that was set aside keeps its rows, and its dead letters can still be redriven; one that is being deleted
+# (`Store.drop`) loses them little by little, and has none.
+_OF_DEAD_TOPICS = "dead_letters AS d JOIN topics AS t ON t.id = d.topic_id AND t.set_aside IS NOT 'deleted' "
+_DEAD = f"SELECT count(*) FROM {_OF_DEAD_TOPICS} WHERE d.source_topic_id = ? AND d.group_name = ?"
 
 
 def load_groups(connection: Connection) -> list[StoredGroup]:
@@ -233,8 +233,7 @@ def read_offsets(
 def dead_letters(connection: Connection, topic_id: int, name: str, most: int) -> list[DeadLetter]:
     """Dead letters of a group, the oldest first."""
     rows = connection.exec_driver_sql(
-        "SELECT d.topic_id, d.offset, d.source_offset, m.key, m.offset IS NOT NULL FROM dead_letters AS d "
-        "JOIN topics AS t ON t.id = d.topic_id AND t.set_aside IS NULL "
+        f"SELECT d.topic_id, d.offset, d.source_offset, m.key, m.offset IS NOT NULL FROM {_OF_DEAD_TOPICS}"
         "LEFT JOIN messages AS m ON m.topic_id = d.source_topic_id AND m.offset = d.source_offset "
         "WHERE d.source_topic_id = ? AND d.group_name = ? ORDER BY d.topic_id, d.offset LIMIT ?",
         (topic_id, name, most),

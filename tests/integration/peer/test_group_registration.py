@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pubsub
-from pubsub.config import IndexSettings
+from pubsub.config import IndexSettings, StorageSettings
 from pubsub.index import IndexServer
 from pubsub.model import Address
+from pubsub.protocol.messages import CopyState
 from pubsub.registry import EmbeddedRegistry
 from tests.waiting import wait_until
 
@@ -57,3 +58,84 @@ async def test_members_are_told_to_the_registry(tmp_path: Path):
                 (member,) = await wait_until(told)
                 assert member.startswith("g: worker 127.0.0.1:")
             await wait_until(lambda: not alice._node.subscribers())
+
+
+async def test_dead_letters_wait_while_another_peer_owns_the_topic_of_that_name(tmp_path: Path):
+    registry = EmbeddedRegistry("127.0.0.1:0")
+    async with IndexServer(registry, listen=Address("127.0.0.1", 0)) as index:
+        address = str(index.address)
+        quick = StorageSettings(probe_seconds=0.05)
+        async with (
+            pubsub.Peer("alice", data=tmp_path / "alice", index=address) as alice,
+            pubsub.Peer("bob", data=tmp_path / "bob", index=address, storage_settings=quick) as bob,
+            pubsub.Client(address) as client,
+        ):
+            await alice.create_topic("jobs", on="alice")
+            await give_up(client, b"old")
+            await wait_until(lambda: "jobs.dead" in alice._node.store.topics)
+
+            async def known() -> bool:
+                return {topic.topic for topic in await client.topics()} == {"jobs", "jobs.dead"}
+
+            await wait_until(known)
+            await client.delete_topic("jobs")
+            await client.create_topic("jobs", on="bob")
+            await give_up(client, b"new")
+            await wait_until(lambda: bob._node.groups._by_topic)
+            (work,) = next(iter(bob._node.groups._by_topic.values())).values()
+            await wait_until(lambda: "alice owns the topic jobs.dead" in work._said)
+            assert "jobs.dead" not in bob._node.store.topics
+            assert (await client.group("jobs", "g")).dead == 1
+            assert [letter.payload for letter in await client.query("jobs.dead")] == [b"old"]
+            await client.delete_topic("jobs.dead")
+            await wait_until(lambda: "jobs.dead" in bob._node.store.topics)
+            await wait_until(known)
+            assert [letter.payload for letter in await bob.query("jobs.dead")] == [b"new"]
+            assert (await client.group("jobs", "g")).dead == 1
+
+
+async def test_dead_letters_made_without_an_index_are_not_lost_when_their_topic_must_be_set_aside(
+    tmp_path: Path,
+):
+    registry = EmbeddedRegistry("127.0.0.1:0")
+    async with IndexServer(registry, listen=Address("127.0.0.1", 0)) as index:
+        address = str(index.address)
+        async with pubsub.Client(address) as client:
+            async with pubsub.Peer("bob", data=tmp_path / "bob", index=address) as bob:
+                await bob.create_topic("jobs", on="bob")
+            async with (
+                pubsub.Peer("bob", data=tmp_path / "bob", index="127.0.0.1:1") as bob,
+                pubsub.Client(bob.address) as local,
+            ):
+                await give_up(local, b"x")
+                await wait_until(lambda: "jobs.dead" in bob._node.store.topics)
+            async with (
+                pubsub.Peer("alice", data=tmp_path / "alice", index=address) as alice,
+                pubsub.Client(alice.address) as near,
+            ):
+                other = CopyState(id=5, topic="jobs.dead", role="owner", owner="alice", epoch=1, created_us=1)
+                await alice._node.create_copy(other)
+                alice._node.announce_soon()
+
+                async def taken() -> bool:
+                    return [topic.owner for topic in await near.topics("jobs.dead")] == ["alice"]
+
+                await wait_until(taken)
+                async with pubsub.Peer("bob", data=tmp_path / "bob", index=address) as bob:
+                    await wait_until(lambda: "jobs.dead" not in bob._node.store.topics)
+                    assert (await client.group("jobs", "g")).dead == 1
+                    assert (
+                        await client.redrive_group("jobs", "g") == "1 dead letters of group g are ready again"
+                    )
+                    async with client.subscribe("jobs", group="g") as messages:
+                        message = await anext(messages)
+                        assert (message.payload, message.attempt) == (b"x", 1)
+                        await message.ack()
+                    assert (await client.group("jobs", "g")).dead == 0
+
+
+async def give_up(client: pubsub.Client, payload: bytes) -> None:
+    """Publish a message and fail to process it."""
+    await client.publish("jobs", payload)
+    async with client.subscribe("jobs", group="g", max_attempts=1) as messages:
+        await (await anext(messages)).nack()

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -391,6 +393,29 @@ async def test_who_leaves_gives_back_and_what_was_released_before_is_not_counted
     await other.has((1, 1), (2, 1), (3, 1), (0, 2))
     assert len(leaving.got) == 3  # nothing more after it released
     assert await leaving.settle("ack", (0, 1)) == [0]
+
+
+# The clock
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_setting_the_clock_neither_ends_nor_prolongs_leases_and_delays(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch, hours: int
+):
+    peer = await open_peer()
+    member = await (await open_member(peer)).join(1, options=AT_ONCE | {"lease_seconds": 600})
+    held = await (await open_member(peer)).join(1)
+    await publish(peer, 2)
+    await wait_until(lambda: member.got and held.got)
+    clock = SimpleNamespace(
+        time_ns=lambda: time.time_ns() + hours * 3600 * 10**9, monotonic_ns=time.monotonic_ns
+    )
+    (first,) = member.got
+    await member.settle("nack", first, delay_us=200_000)
+    monkeypatch.setattr("pubsub.peer.group_work.time", clock)
+    await wait_until(lambda: len(member.got) == 2)
+    assert member.got[1] == (first[0], 2)
+    assert await held.settle("ack", *held.got) == []
 
 
 # Dead letters

@@ -265,6 +265,18 @@ def test_an_ordered_group_looks_ahead_of_what_is_blocked_but_not_without_bound(
     assert take(group, "a", 9, keys=["k", "l"]) == [5]
 
 
+def test_other_keys_go_on_behind_thousands_of_a_key_that_waits():
+    group = make(ordered=True)
+    assert take(group, "a", 1, keys=["k"]) == [0]
+    group.nack("a", [0], [1], 3600 * SECOND, NOW)
+    assert take(group, "a", 1, keys=["k"] * 20_000 + ["l"]) == [20_001]
+    group.ack("a", [20_001], [1])
+    group.expire(NOW + 3600 * SECOND)
+    for offset in range(3):
+        assert list(retake(group, "a", 5)) == [offset]
+        group.ack("a", [offset], [group.entries[offset].attempts])
+
+
 def test_a_restart_knows_the_keys_of_what_is_pending():
     rows = [Row(0, READY, 1, 0, "", "k"), Row(1, IN_FLIGHT, 1, 5, "gone", "k"), Row(2, READY, 0, 0, "", "l")]
     group = Group(GroupOptions(ordered=True), 3, rows)
