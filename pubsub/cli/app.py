@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pubsub.cli import demo, group, index, peer, publish, query, subscribe, subscription, topic
+from pubsub.cli import bench, demo, group, index, peer, publish, query, subscribe, subscription, topic
 from pubsub.cli.options import Verbose
 from pubsub.cli.output import on_terminal
 from pubsub.cli.run import note
@@ -43,6 +43,7 @@ app.command("publish")(publish.publish)
 app.command("subscribe")(subscribe.subscribe)
 app.command("query")(query.query)
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
 
 
 def _show_version(wanted: bool) -> None:

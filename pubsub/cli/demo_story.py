@@ -13,6 +13,7 @@ from pubsub.cli.demo_processes import DemoProcess, end_all
 from pubsub.cli.demo_readings import SOURCES, describe
 from pubsub.cli.demo_subscriber import Tally, decode_tallies
 from pubsub.cli.demo_view import Row, Summary, View
+from pubsub.cli.run import first_error
 from pubsub.client.client import Client
 from pubsub.errors import PubsubError, TopicExistsError
 from pubsub.model import parse_address
@@ -85,7 +86,7 @@ class Demo:
                     showing.cancel()
                     looking.cancel()
             except* PubsubError as group:
-                raise _first_of(group) from None
+                raise first_error(group) from None
             self._view.progress(seconds, self._rows(loads))
         return self._summary(loads, seconds)
 
@@ -246,8 +247,3 @@ class Demo:
                 *commands,
             ]
         return ["The files are still there:", *files, "With --keep the rest is, too:", *registry, *commands]
-
-
-def _first_of(error: BaseExceptionGroup[PubsubError]) -> PubsubError:
-    first = error.exceptions[0]
-    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

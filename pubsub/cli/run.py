@@ -7,12 +7,14 @@ order, and dies at once of the second signal, whatever it is doing.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from pubsub.cli.stdout import abandon_stdout
+from pubsub.errors import PubsubError
 
 T = TypeVar("T")
 
@@ -76,3 +78,16 @@ def note(line: str) -> None:
     """Say something to the person at the keyboard, beside the output."""
     if sys.stderr is not None:
         print(f"pubsub: {line}", file=sys.stderr, flush=True)
+
+
+def own_command(module: str) -> list[str]:
+    """How to start a module of ours as a process of its own, with this interpreter."""
+    started_by_path = sys.path[:1] in ([""], [os.getcwd()])  # python -m pubsub, in a checkout
+    safe = [] if started_by_path else ["-P"]  # a file in the working directory must not pass for a module
+    return [sys.executable, *safe, "-m", module]
+
+
+def first_error(group: BaseExceptionGroup[PubsubError]) -> PubsubError:
+    """The first error of what several tasks have raised."""
+    first = group.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first

@@ -30,6 +30,7 @@ COMMANDS = {
     "subscribe",
     "query",
     "demo",
+    "bench",
 }
 
 
