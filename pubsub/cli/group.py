@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pubsub.cli.complete import complete_group
+from pubsub.cli.complete import complete_group, complete_topic
 from pubsub.cli.messages import choose_formatter
 from pubsub.cli.options import (
     LOOKUP_SECONDS,
@@ -29,7 +29,7 @@ from pubsub.config import DEFAULT_INDEX
 
 app = typer.Typer(help="Groups that share the work of a topic: list, show, peek, reset, redrive and delete.")
 
-GROUP_FIELDS = ("group", "ready", "in_flight", "delayed", "dead", "lag", "members")
+GROUP_FIELDS = ("topic", "group", "ready", "in_flight", "delayed", "dead", "lag", "members")
 MOST_PEEKED = 1000
 
 Group = Annotated[
@@ -42,19 +42,28 @@ Group = Annotated[
 
 @app.command("list")
 def list_(
-    topic: Topic,
+    topic: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TOPIC",
+            autocompletion=complete_topic,
+            show_default=False,
+            help="Name of the topic; all topics if none is given.",
+        ),
+    ] = None,
     index: Index = DEFAULT_INDEX,
     as_json: Json = False,
     timeout: Timeout = LOOKUP_SECONDS,
     verbose: Verbose = 0,
 ) -> None:
-    """List the groups of a topic.
+    """List groups.
 
     How many messages of each are ready, in flight, delayed and dead; its lag, which is the first three together;
-    how many members it has.
+    how many members it has. Of all topics: what the peers that are alive know.
 
     \b
     Examples:
+      pubsub group list
       pubsub group list jobs
       pubsub group list jobs --json | jq '{group, lag}'
     """

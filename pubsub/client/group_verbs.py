@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pubsub.client.asking import Counted, OwnerVerbs
+from pubsub.client.asking import Counted
+from pubsub.client.asking_peers import PeersVerbs
 from pubsub.client.group_options import checked_count
 from pubsub.client.subscription import Start, messages_of, start_fields
 from pubsub.errors import GroupNotFoundError
@@ -12,12 +13,22 @@ from pubsub.protocol import messages as m
 MOST_PEEKED = 1000
 
 
-class GroupVerbs(OwnerVerbs):
+class GroupVerbs(PeersVerbs):
     """Mixed into `Client`. Each of them may raise what finding and asking a topic's owner may: `Client.query`."""
 
-    async def groups(self, topic: str) -> list[GroupInfo]:
-        """The groups of a topic, by name."""
-        return await self._groups(topic, "")
+    async def groups(self, topic: str | None = None) -> list[GroupInfo]:
+        """The groups of a topic, or of all topics, by topic and name.
+
+        Those of all topics are as many as can be learnt: of every peer that is alive and answers.
+        """
+        if topic is not None:
+            return await self._groups(topic, "")
+        self._check_owner_verb("any")
+        replies = await self._ask_peers(
+            await self._peer_addresses(), lambda request: m.Groups(request), "groups of its topics"
+        )
+        found = [info for reply in replies if isinstance(reply, m.GroupList) for info in reply.groups]
+        return sorted(found, key=lambda info: (info.topic, info.group))
 
     async def group(self, topic: str, group: str) -> GroupInfo:
         """One group: ready, in flight, delayed, dead, lag, members, options.

@@ -6,15 +6,13 @@ subscription is called NAME@PEER, and both are asked.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import msgspec
 
-from pubsub.client.asking import Counted, OwnerVerbs
-from pubsub.client.directory import Directory
-from pubsub.client.stream import REQUEST_SECONDS
+from pubsub.client.asking import Counted
+from pubsub.client.asking_peers import PeersVerbs
 from pubsub.client.subscription import Start, start_fields
 from pubsub.errors import (
     PeerUnavailableError,
@@ -22,20 +20,14 @@ from pubsub.errors import (
     SubscriptionNotFoundError,
     TopicOfflineError,
 )
-from pubsub.model import Address, CursorInfo, check_subscription_name, parse_address
-from pubsub.net.pool import LinkPool
+from pubsub.model import Address, CursorInfo, check_subscription_name
 from pubsub.protocol import messages as m
 
 log = logging.getLogger("pubsub.client")
 
-PEERS_AT_ONCE = 32
 
-
-class SubscriptionVerbs(OwnerVerbs):
+class SubscriptionVerbs(PeersVerbs):
     """Mixed into `Client`. Each of them may raise what finding and asking a topic's owner may: `Client.query`."""
-
-    _directory: Directory
-    _pool: LinkPool
 
     async def subscriptions(self, topic: str | None = None) -> list[CursorInfo]:
         """The durable subscriptions of a topic, or of all topics, by topic and name.
@@ -44,17 +36,17 @@ class SubscriptionVerbs(OwnerVerbs):
         """
         self._check_owner_verb(topic if topic is not None else "any")
         if topic is None:
-            return merged(await self._ask_peers("", await self._peer_addresses()))
+            return merged(await self._cursors_of("", await self._peer_addresses()))
         try:
             await self._routes.find(topic, self._settings.timeout_seconds)
         except TopicOfflineError:  # what peers keep themselves is known all the same
-            return merged(await self._ask_peers(topic, await self._peer_addresses()))
+            return merged(await self._cursors_of(topic, await self._peer_addresses()))
         reply = await self._ask_owner(topic, lambda request, _: m.Cursors(request, topic), m.CursorList)
         found = list(reply.cursors)
         peers = {peer for info in found if (peer := _kept_by(info.subscription))}
         if peers:  # of a subscription of its own a peer knows best
             try:
-                found += await self._ask_peers(topic, await self._peer_addresses(peers))
+                found += await self._cursors_of(topic, await self._peer_addresses(peers))
             except PubsubError as error:
                 log.warning("where %s are now is not known: %s", ", ".join(sorted(peers)), error)
         return merged(found)
@@ -164,41 +156,12 @@ class SubscriptionVerbs(OwnerVerbs):
         )
         return reply.position if reply.batch is None else reply.batch.first_offset
 
-    # Asking peers
-
-    async def _peer_addresses(self, peers: set[str] | None = None) -> dict[str, Address]:
-        """Where the peers are that are alive; or those of them that are asked for."""
-        reply = (await self._directory.request(m.Peers, REQUEST_SECONDS))[-1]
-        known = reply.peers if isinstance(reply, m.PeerList) else []
-        return {
-            info.peer: parse_address(info.address)
-            for info in known
-            if info.alive and info.address and (peers is None or info.peer in peers)
-        }
-
-    async def _ask_peers(self, topic: str, addresses: dict[str, Address]) -> list[CursorInfo]:
-        """What peers know of a topic or of all; one that does not answer is left out, with a warning."""
-        turns = asyncio.Semaphore(PEERS_AT_ONCE)
-
-        async def ask(peer: str, address: Address) -> list[CursorInfo]:
-            async with turns:
-                try:
-                    replies = await self._ask_peer(address, lambda request: m.Cursors(request, topic))
-                except PubsubError as error:
-                    log.warning("the subscriptions that peer %s keeps are not listed: %s", peer, error)
-                    return []
-                return [
-                    info for reply in replies if isinstance(reply, m.CursorList) for info in reply.cursors
-                ]
-
-        found = await asyncio.gather(*(ask(*item) for item in addresses.items()))
-        return [info for part in found for info in part]
-
-    async def _ask_peer(self, address: Address, make: Callable[[int], m.Request]) -> list[m.Frame]:
-        link = await self._pool.get(address)
-        return await link.request_all(
-            make(link.next_id()), min(REQUEST_SECONDS, self._settings.timeout_seconds)
+    async def _cursors_of(self, topic: str, addresses: Mapping[str, Address]) -> list[CursorInfo]:
+        """What peers know of the subscriptions of a topic, or of all."""
+        replies = await self._ask_peers(
+            addresses, lambda request: m.Cursors(request, topic), "the subscriptions that it keeps"
         )
+        return [info for reply in replies if isinstance(reply, m.CursorList) for info in reply.cursors]
 
 
 def merged(found: list[CursorInfo]) -> list[CursorInfo]:

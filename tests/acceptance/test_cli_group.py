@@ -84,10 +84,16 @@ def test_a_group_is_listed_and_shown(shared_site: Site) -> None:
     site.ok("subscribe", "listed", "--group", "two", "--limit", "2")
     lines = [line.split() for line in site.ok("group", "list", "listed").splitlines()]
     assert lines == [
-        ["GROUP", "READY", "IN_FLIGHT", "DELAYED", "DEAD", "LAG", "MEMBERS"],
-        ["one", "1", "0", "0", "0", "1", "0"],
-        ["two", "0", "0", "0", "0", "0", "0"],
+        ["TOPIC", "GROUP", "READY", "IN_FLIGHT", "DELAYED", "DEAD", "LAG", "MEMBERS"],
+        ["listed", "one", "1", "0", "0", "0", "1", "0"],
+        ["listed", "two", "0", "0", "0", "0", "0", "0"],
     ]
+    make(site, "elsewhere", "a")
+    site.ok("subscribe", "elsewhere", "--group", "three", "--limit", "1")
+    named = [tuple(line.split()[:2]) for line in site.ok("group", "list").splitlines()]
+    assert named[0] == ("TOPIC", "GROUP")
+    assert named == [named[0], *sorted(named[1:])]
+    assert {("elsewhere", "three"), ("listed", "one"), ("listed", "two")} <= set(named)
     assert [record["group"] for record in objects(site.ok("group", "list", "listed", "--json"))] == [
         "one",
         "two",

@@ -60,6 +60,26 @@ async def test_members_are_told_to_the_registry(tmp_path: Path):
             await wait_until(lambda: not alice._node.subscribers())
 
 
+async def test_the_groups_of_all_topics_are_those_of_all_peers_that_answer(tmp_path: Path):
+    registry = EmbeddedRegistry("127.0.0.1:0")
+    async with IndexServer(registry, listen=Address("127.0.0.1", 0)) as index:
+        address = str(index.address)
+        async with (
+            pubsub.Peer("alice", data=tmp_path / "alice", index=address) as alice,
+            pubsub.Client(address) as client,
+        ):
+            async with pubsub.Peer("bob", data=tmp_path / "bob", index=address) as bob:
+                await alice.create_topic("jobs", on="bob")
+                await alice.create_topic("apples", on="alice")
+                for topic, group in (("jobs", "h"), ("jobs", "g"), ("apples", "z")):
+                    async with client.subscribe(topic, group=group):
+                        pass
+                for asked in (client, alice, bob):
+                    found = [(info.topic, info.group) for info in await asked.groups()]
+                    assert found == [("apples", "z"), ("jobs", "g"), ("jobs", "h")]
+            assert [info.topic for info in await client.groups()] == ["apples"]
+
+
 async def test_dead_letters_wait_while_another_peer_owns_the_topic_of_that_name(tmp_path: Path):
     registry = EmbeddedRegistry("127.0.0.1:0")
     async with IndexServer(registry, listen=Address("127.0.0.1", 0)) as index:
