@@ -9,7 +9,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
-from pubsub.client.lane import BatchWaiter, Lane, Waiter
+from pubsub.client.lane import Lane
 from pubsub.client.outgoing import (
     Columns,
     Conditions,
@@ -24,6 +24,7 @@ from pubsub.client.outgoing import (
     one_batch,
     rough_bytes,
 )
+from pubsub.client.outgoing_batch import BatchWaiter, Waiter
 from pubsub.client.routes import Routes
 from pubsub.config import ClientSettings, Limits
 from pubsub.core.sequence import runs_of

@@ -1,0 +1,101 @@
+"""A batch on its way to the owner of a topic, and who waits for it.
+
+It knows what is in it and what is known of its fate; when it is sent, and again, is decided in the lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
+from pubsub.errors import PubsubError
+from pubsub.protocol import messages as m
+from pubsub.protocol.batch import column_bytes
+
+MESSAGE_BYTES = 16
+"""What a message counts for besides what it carries, so that empty messages are bounded too."""
+
+Waiter = asyncio.Future[int]
+"""Gets the offset of a message; or its schedule id, if it is held for later."""
+BatchWaiter = asyncio.Future[Sequence[int]]
+"""Gets those of a batch: a range, mostly."""
+
+
+class OutgoingBatch:
+    """Messages on their way. `fate_unknown`: sent, and neither acknowledged nor rejected."""
+
+    __slots__ = (
+        "bare",
+        "conditions",
+        "deadline",
+        "fate_unknown",
+        "headers",
+        "keys",
+        "message_ids",
+        "payloads",
+        "producer",
+        "rejection",
+        "sequence",
+        "size_bytes",
+        "waiters",
+        "whole",
+    )
+
+    def __init__(self, deadline: float, conditions: Conditions = UNCONDITIONAL) -> None:
+        self.deadline = deadline
+        self.conditions = conditions
+        self.payloads: list[bytes | None] = []
+        self.keys: list[str | None] | None = None
+        self.headers: list[str | None] | None = None
+        self.message_ids: list[str | None] | None = None
+        self.bare = True
+        """Payloads alone, so far: the usual case."""
+        self.size_bytes = 0
+        self.waiters: list[Waiter] = []
+        """One for each message, for calls of `publish`."""
+        self.whole: BatchWaiter | None = None
+        """Or one for the batch, for `publish_many` and what is sent on conditions."""
+        self.producer = 0
+        self.sequence = -1
+        self.fate_unknown = False
+        self.rejection: PubsubError | None = None
+
+    def add_cells(self, key: str | None, headers: str | None, message_id: str | None) -> None:
+        """Add what comes with the next payload."""
+        count = len(self.payloads)
+        self.bare = False
+        if key is not None and self.keys is None:
+            self.keys = [None] * count
+        if headers is not None and self.headers is None:
+            self.headers = [None] * count
+        if message_id is not None and self.message_ids is None:
+            self.message_ids = [None] * count
+        if self.keys is not None:
+            self.keys.append(key)
+        if self.headers is not None:
+            self.headers.append(headers)
+        if self.message_ids is not None:
+            self.message_ids.append(message_id)
+
+    def fill(self, columns: Columns) -> None:
+        """Take a whole batch."""
+        self.payloads, self.keys, self.headers, size_bytes, self.message_ids = columns
+        self.size_bytes = size_bytes + column_bytes(self.message_ids) + MESSAGE_BYTES * len(self.payloads)
+
+    def succeed(self, published: m.Published) -> None:
+        first = published.first_offset
+        offsets: Sequence[int] = published.offsets or range(first, first + len(self.payloads))
+        if self.whole is not None:
+            if not self.whole.done():
+                self.whole.set_result(offsets)
+            return
+        for offset, waiter in zip(offsets, self.waiters, strict=False):
+            if not waiter.done():
+                waiter.set_result(offset)
+
+    def fail(self, error: PubsubError) -> None:
+        waiters: Iterable[Waiter | BatchWaiter] = self.waiters if self.whole is None else (self.whole,)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
