@@ -68,6 +68,9 @@ async def measure(system: System, stage: Stage) -> Figures:
             "each receiving, server RSS growth, MB": running.store.rss_mb() - rss,
             "each receiving, server CPU, % of a core": 100 * server / seconds,
             "each receiving, server CPU, µs/delivery": server / len(took) * 1e6,
+            "each receiving, subscribers' CPU, % of a core": 100
+            * sum(found["cpu_seconds"] for found in got)
+            / seconds,
         }
     )
 

@@ -22,7 +22,7 @@ MOST_MS = 50
 
 
 async def measure(stage: Stage) -> Figures:
-    count = stage.size(10_000_000, 100_000)
+    count = stage.size(1_000_000, 100_000, 10_000_000)
     running = await System().start(stage)
     for first in range(0, count, PORTION):
         publisher = await stage.worker(
@@ -54,7 +54,7 @@ async def measure(stage: Stage) -> Figures:
 
 scenario = Scenario(
     name="replay-by-time",
-    title="start of a replay at a time in 10,000,000 stored messages of 100 B",
+    title="start of a replay at a time in 1,000,000 (--long: 10,000,000) stored messages of 100 B",
     subjects=(Subject(name="pubsub", measure=measure),),
     targets=(Target(subject="pubsub", metric=SLOWEST, at_most=MOST_MS),),
 )

@@ -32,7 +32,7 @@ class System:
         return None
 
     async def start(self, stage: Stage, *, topics: int = 0) -> Running:
-        index = await self._index(stage)
+        _, index = await start_index(stage)
         data = stage.directory / "peer"
         peer = await stage.command(
             "peer", *COMMAND, "peer", "serve", PEER, "--data", str(data), "--index", index
@@ -44,20 +44,9 @@ class System:
 
     async def in_process(self, stage: Stage) -> dict[str, Any]:
         """What a worker is told that is to be the peer itself."""
+        _, index = await start_index(stage)
         data = str(stage.directory / "peer")
-        return {
-            "system": self.name,
-            "where": {"index": await self._index(stage), "topic": TOPIC, "data": data},
-        }
-
-    async def _index(self, stage: Stage) -> str:
-        address, registry = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        child = await stage.command(
-            "index", *COMMAND, "index", "serve", "--listen", address, "--registry-listen", registry
-        )
-        async with pubsub.Client(address) as client:
-            await _until(lambda: _answers(client), child)
-        return address
+        return {"system": self.name, "where": {"index": index, "topic": TOPIC, "data": data}}
 
 
 async def create_topics(client: pubsub.Client, names: Sequence[str]) -> None:
@@ -67,19 +56,30 @@ async def create_topics(client: pubsub.Client, names: Sequence[str]) -> None:
         await asyncio.gather(*(client.create_topic(name, on=PEER) for name in part))
 
 
+async def start_index(stage: Stage, *options: str) -> tuple[Child, str]:
+    """An index, with its embedded registry unless the options say otherwise; returns it with its address."""
+    address, registry = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    where = () if "--redis" in options else ("--registry-listen", registry)
+    child = await stage.command("index", *COMMAND, "index", "serve", "--listen", address, *where, *options)
+    async with pubsub.Client(address) as client:
+        await _until(lambda: _answers(client), child)
+    return child, address
+
+
+async def start_peer(stage: Stage, index: str, name: str) -> Child:
+    """One more peer, without topics."""
+    data = str(stage.directory / name)
+    peer = await stage.command(name, *COMMAND, "peer", "serve", name, "--data", data, "--index", index)
+    async with pubsub.Client(index) as client:
+        await _until(lambda: _alive(client, name), peer)
+    return peer
+
+
 async def start_peers(stage: Stage, count: int) -> str:
     """An index, and the peers bench-0, bench-1 and so on, without topics; returns the index's address."""
-    index = await System()._index(stage)
-    names = [f"{PEER}-{number}" for number in range(count)]
-    peers = {}
-    for name in names:
-        data = str(stage.directory / name)
-        peers[name] = await stage.command(
-            name, *COMMAND, "peer", "serve", name, "--data", data, "--index", index
-        )
-    async with pubsub.Client(index) as client:
-        for name, peer in peers.items():
-            await _until(lambda name=name: _alive(client, name), peer)  # type: ignore[misc]
+    _, index = await start_index(stage)
+    for number in range(count):
+        await start_peer(stage, index, f"{PEER}-{number}")
     return index
 
 
