@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
+from pubsub.cli.ask import ask
 from pubsub.cli.complete import complete_group, complete_topic
 from pubsub.cli.messages import choose_formatter
 from pubsub.cli.options import (
@@ -22,10 +21,12 @@ from pubsub.cli.options import (
     choose_format,
     parse_start,
 )
-from pubsub.cli.output import on_terminal, print_json, print_list, print_one
-from pubsub.cli.run import run
+from pubsub.cli.output import Record, on_terminal, print_done, print_list, print_one
 from pubsub.cli.stdout import StandardOutput
 from pubsub.config import DEFAULT_INDEX
+
+if TYPE_CHECKING:
+    from pubsub.client.client import Client
 
 app = typer.Typer(help="Groups that share the work of a topic: list, show, peek, reset, redrive and delete.")
 
@@ -67,16 +68,12 @@ def list_(
       pubsub group list jobs
       pubsub group list jobs --json | jq '{group, lag}'
     """
-    from pubsub.client.client import Client
+    found = ask(index, timeout, lambda client: client.groups(topic))
+    print_list(found, GROUP_FIELDS, as_json, _with_members_counted)
 
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            records = [msgspec.to_builtins(group) for group in await client.groups(topic)]
-        if not as_json:
-            records = [{**record, "members": len(record["members"])} for record in records]
-        print_list(records, GROUP_FIELDS, as_json)
 
-    run(main())
+def _with_members_counted(record: Record) -> Record:
+    return {**record, "members": len(record["members"])}
 
 
 @app.command()
@@ -95,21 +92,12 @@ def show(
       pubsub group show jobs workers
       pubsub group show jobs workers --json | jq .members
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            record = msgspec.to_builtins(await client.group(topic, group))
-        if not as_json:
-            members = [_member_text(member) for member in record["members"]]
-            record["members"] = {str(n): text for n, text in enumerate(members, 1)} or None
-        print_one(record, as_json)
-
-    run(main())
+    print_one(ask(index, timeout, lambda client: client.group(topic, group)), as_json, _with_members_in_words)
 
 
-def _member_text(member: Mapping[str, Any]) -> str:
-    return "  ".join(f"{name}={value}" for name, value in member.items())
+def _with_members_in_words(record: Record) -> Record:
+    members = ["  ".join(f"{name}={value}" for name, value in member.items()) for member in record["members"]]
+    return {**record, "members": {str(n): text for n, text in enumerate(members, 1)} or None}
 
 
 @app.command()
@@ -133,14 +121,12 @@ def peek(
       pubsub group peek jobs workers --limit 100 --json | jq .payload
     """
     format_ = choose_format(chosen, as_json)
-    from pubsub.client.client import Client
 
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            messages = await client.peek_group(topic, group, limit=limit)
+    async def main(client: Client) -> None:
+        messages = await client.peek_group(topic, group, limit=limit)
         await StandardOutput().write(choose_formatter(format_, on_terminal())(messages))
 
-    run(main())
+    ask(index, timeout, main)
 
 
 @app.command()
@@ -165,13 +151,8 @@ def reset(
       pubsub group reset jobs workers --to 2026-01-31T09:30:00Z
     """
     start = parse_start(to, "--to")
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            _print_done(topic, group, "reset", await client.reset_group(topic, group, start), as_json)
-
-    run(main())
+    note = ask(index, timeout, lambda client: client.reset_group(topic, group, start))
+    _print_done(topic, group, "reset", note, as_json)
 
 
 @app.command()
@@ -192,13 +173,8 @@ def redrive(
       pubsub query jobs.dead              # look at them first
       pubsub group redrive jobs workers
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            _print_done(topic, group, "redriven", await client.redrive_group(topic, group), as_json)
-
-    run(main())
+    note = ask(index, timeout, lambda client: client.redrive_group(topic, group))
+    _print_done(topic, group, "redriven", note, as_json)
 
 
 @app.command()
@@ -218,17 +194,10 @@ def delete(
     Examples:
       pubsub group delete jobs workers
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            _print_done(topic, group, "deleted", await client.delete_group(topic, group), as_json)
-
-    run(main())
+    note = ask(index, timeout, lambda client: client.delete_group(topic, group))
+    _print_done(topic, group, "deleted", note, as_json)
 
 
-def _print_done(topic: str, group: str, done: str, remark: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"topic": topic, "group": group, done: True, "note": remark})
-    else:
-        print(f"{done} group {group} of {topic}" + (f": {remark}" if remark else ""))
+def _print_done(topic: str, group: str, done: str, note: str, as_json: bool) -> None:
+    record = {"topic": topic, "group": group, done: True, "note": note}
+    print_done(record, f"{done} group {group} of {topic}", as_json)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pubsub.cli.ask import ask
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Verbose, check_address, checked
-from pubsub.cli.output import PEER_FIELDS, TOPIC_FIELDS, as_records, print_list, print_one
+from pubsub.cli.output import PEER_FIELDS, TOPIC_FIELDS, print_list, print_one
 from pubsub.cli.run import announce, on_stop_signal, run
 from pubsub.config import DEFAULT_EMBEDDED_REGISTRY, DEFAULT_INDEX, DEFAULT_NAMESPACE, IndexSettings
 from pubsub.errors import PubsubError
@@ -171,13 +172,7 @@ def peers(
       pubsub index peers
       pubsub index peers --json | jq 'select(.alive | not) | .peer'
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            print_list(as_records(await client.peers()), PEER_FIELDS, as_json)
-
-    run(main())
+    print_list(ask(index, timeout, lambda client: client.peers()), PEER_FIELDS, as_json)
 
 
 @app.command()
@@ -201,10 +196,4 @@ def topics(
 
 def list_topics(pattern: str, index: str, as_json: bool, timeout: float) -> None:
     """Print the topics that match."""
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            print_list(as_records(await client.topics(pattern)), TOPIC_FIELDS, as_json)
-
-    run(main())
+    print_list(ask(index, timeout, lambda client: client.topics(pattern)), TOPIC_FIELDS, as_json)

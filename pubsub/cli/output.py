@@ -1,4 +1,6 @@
-"""Records as tables, plain text or JSON.
+"""What commands answer: lists of items, one item, or what was done; as a table, plain text or JSON.
+
+An item is one of the value types of `pubsub.model`, or a record: a mapping with the field names of the JSON.
 
 On a terminal a list is a table; piped, it is aligned columns under a line of field names, without colours and
 without anything cut off; with --json one object per line. Empty is "-", so that columns can be counted.
@@ -7,17 +9,16 @@ without anything cut off; with --json one object per line. Empty is "-", so that
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-
-from pubsub.model import PeerInfo, TopicInfo
 
 PEER_FIELDS = ("peer", "address", "alive", "topics", "reachable", "version", "heartbeat_at")
 TOPIC_FIELDS = ("topic", "owner", "epoch", "online", "next_offset", "replicas", "in_sync")
 
 Record = Mapping[str, Any]
+Item = msgspec.Struct | Record
 
 
 def on_terminal() -> bool:
@@ -25,22 +26,27 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def as_records(items: Sequence[PeerInfo] | Sequence[TopicInfo]) -> list[Record]:
-    """Field names and values, as in JSON."""
-    return [msgspec.to_builtins(item) for item in items]
-
-
-def print_json(record: Any) -> None:
+def print_json(item: Item) -> None:
     """Print one object on one line."""
-    print(msgspec.json.encode(record).decode())
+    print(msgspec.json.encode(item).decode())
 
 
-def print_list(records: Sequence[Record], fields: Sequence[str], as_json: bool) -> None:
-    """Print records, one per line; people see `fields`, programs all."""
+def print_list(
+    items: Iterable[Item],
+    fields: Sequence[str],
+    as_json: bool,
+    for_people: Callable[[Record], Record] = dict,
+) -> None:
+    """Print items, one per line; people see `fields`, programs all.
+
+    Args:
+        for_people: Turns a record into what people shall see of it.
+    """
     if as_json:
-        for record in records:
-            print_json(record)
+        for item in items:
+            print_json(item)
         return
+    records = [for_people(msgspec.to_builtins(item)) for item in items]
     rows = [[_text(record.get(field)) for field in fields] for record in records]
     if on_terminal():
         _print_table(fields, rows)
@@ -49,13 +55,27 @@ def print_list(records: Sequence[Record], fields: Sequence[str], as_json: bool) 
             print(line)
 
 
-def print_one(record: Record, as_json: bool) -> None:
-    """Print one record, a field per line."""
+def print_one(item: Item, as_json: bool, for_people: Callable[[Record], Record] = dict) -> None:
+    """Print one item, a field per line.
+
+    Args:
+        for_people: Turns its record into what people shall see of it.
+    """
     if as_json:
-        print_json(record)
+        print_json(item)
         return
+    record = for_people(msgspec.to_builtins(item))
     for line in aligned([[name, _text(value)] for name, value in flattened(record)]):
         print(line)
+
+
+def print_done(item: Item, text: str, as_json: bool) -> None:
+    """Print what was done: the item for programs; for people a line, which ends with the item's note if it has one."""
+    if as_json:
+        print_json(item)
+        return
+    note = item.get("note") if isinstance(item, Mapping) else None
+    print(f"{text}: {note}" if note else text)
 
 
 def flattened(record: Record, prefix: str = "") -> list[tuple[str, Any]]:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from pubsub.cli.ask import ask
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, PeerName, Timeout, Verbose, check_address
-from pubsub.cli.output import TOPIC_FIELDS, as_records, print_list, print_one
+from pubsub.cli.output import TOPIC_FIELDS, print_list, print_one
 from pubsub.cli.peer_process import PeerOptions, become_peer
-from pubsub.cli.run import run
 from pubsub.config import DEFAULT_INDEX
 from pubsub.errors import PeerNotFoundError, PubsubError
 
 if TYPE_CHECKING:
     from pubsub.client.client import Client
-    from pubsub.model import PeerInfo
+    from pubsub.model import PeerInfo, TopicInfo
 
 app = typer.Typer(help="Run a peer, or ask about one.")
 
@@ -91,20 +91,13 @@ def status(
       pubsub peer status alice
       pubsub peer status alice --json | jq .published
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            record = msgspec.to_builtins(await _find(client, name))
-        if record["alive"] and record["address"]:
-            try:
-                async with Client(record["address"], timeout_seconds=timeout) as client:
-                    record |= await client.status()
-            except PubsubError as error:
-                record["error"] = error.message
-        print_one(record, as_json)
-
-    run(main())
+    record = msgspec.to_builtins(ask(index, timeout, lambda client: _find(client, name)))
+    if record["alive"] and record["address"]:
+        try:
+            record |= ask(record["address"], timeout, lambda client: client.status())
+        except PubsubError as error:
+            record["error"] = error.message
+    print_one(record, as_json)
 
 
 @app.command()
@@ -122,17 +115,12 @@ def topics(
       pubsub peer topics alice
       pubsub peer topics alice --json | jq -r .topic
     """
-    from pubsub.client.client import Client
 
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            await _find(client, name)
-            found = [
-                topic for topic in await client.topics() if name == topic.owner or name in topic.replicas
-            ]
-        print_list(as_records(found), TOPIC_FIELDS, as_json)
+    async def held(client: Client) -> list[TopicInfo]:
+        await _find(client, name)
+        return [topic for topic in await client.topics() if name == topic.owner or name in topic.replicas]
 
-    run(main())
+    print_list(ask(index, timeout, held), TOPIC_FIELDS, as_json)
 
 
 async def _find(client: Client, name: str) -> PeerInfo:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 
+from pubsub.cli.ask import ask
 from pubsub.cli.complete import complete_subscription, complete_topic
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, To, Topic, Verbose, parse_start
-from pubsub.cli.output import print_json, print_list, print_one
-from pubsub.cli.run import run
+from pubsub.cli.output import print_done, print_list, print_one
 from pubsub.config import DEFAULT_INDEX
 
 app = typer.Typer(help="Durable subscriptions, which go on where they stopped: list, show, reset and delete.")
@@ -54,14 +53,8 @@ def list_(
       pubsub subscription list
       pubsub subscription list sensors.temp --json | jq '{subscription, lag}'
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            records = [msgspec.to_builtins(info) for info in await client.subscriptions(topic)]
-        print_list(records, SUBSCRIPTION_FIELDS, as_json)
-
-    run(main())
+    found = ask(index, timeout, lambda client: client.subscriptions(topic))
+    print_list(found, SUBSCRIPTION_FIELDS, as_json)
 
 
 @app.command()
@@ -80,13 +73,7 @@ def show(
       pubsub subscription show sensors.temp dash
       pubsub subscription show sensors.temp dash@bob --json | jq .position
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            print_one(msgspec.to_builtins(await client.subscription(topic, name)), as_json)
-
-    run(main())
+    print_one(ask(index, timeout, lambda client: client.subscription(topic, name)), as_json)
 
 
 @app.command()
@@ -110,14 +97,8 @@ def reset(
       pubsub subscription reset sensors.temp dash --to 2026-01-31T09:30:00Z
     """
     start = parse_start(to, "--to")
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            remark = await client.reset_subscription(topic, name, start)
-        _print_done(topic, name, "reset", remark, as_json)
-
-    run(main())
+    note = ask(index, timeout, lambda client: client.reset_subscription(topic, name, start))
+    _print_done(topic, name, "reset", note, as_json)
 
 
 @app.command()
@@ -137,18 +118,10 @@ def delete(
     Examples:
       pubsub subscription delete sensors.temp dash
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            remark = await client.delete_subscription(topic, name)
-        _print_done(topic, name, "deleted", remark, as_json)
-
-    run(main())
+    note = ask(index, timeout, lambda client: client.delete_subscription(topic, name))
+    _print_done(topic, name, "deleted", note, as_json)
 
 
-def _print_done(topic: str, name: str, done: str, remark: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"topic": topic, "subscription": name, done: True, "note": remark})
-    else:
-        print(f"{done} subscription {name} of {topic}" + (f": {remark}" if remark else ""))
+def _print_done(topic: str, name: str, done: str, note: str, as_json: bool) -> None:
+    record = {"topic": topic, "subscription": name, done: True, "note": note}
+    print_done(record, f"{done} subscription {name} of {topic}", as_json)

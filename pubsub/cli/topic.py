@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 
+from pubsub.cli.ask import ask
 from pubsub.cli.complete import complete_peer
 from pubsub.cli.index import list_topics
 from pubsub.cli.messages import SCHEDULED_FIELDS, scheduled_record
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Topic, Verbose
-from pubsub.cli.output import print_json, print_list, print_one
+from pubsub.cli.output import Record, print_done, print_list, print_one
 from pubsub.cli.policy import (
     Compact,
     Dedupe,
@@ -21,7 +21,6 @@ from pubsub.cli.policy import (
     UntilAcknowledged,
     policy_changes,
 )
-from pubsub.cli.run import run
 from pubsub.config import DEFAULT_INDEX
 from pubsub.policy import format_policy, stored_policy
 
@@ -64,17 +63,8 @@ def create(
       pubsub topic create settings --compact
     """
     policy = policy_changes(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe)
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            created = await client.create_topic(topic, on=on, policy=policy)
-        if as_json:
-            print_json(created)
-        else:
-            print(f"created topic {created.topic}, owned by {created.owner}")
-
-    run(main())
+    created = ask(index, timeout, lambda client: client.create_topic(topic, on=on, policy=policy))
+    print_done(created, f"created topic {created.topic}, owned by {created.owner}", as_json)
 
 
 @app.command("list")
@@ -116,16 +106,11 @@ def show(
       pubsub topic show sensors.temp
       pubsub topic show sensors.temp --json | jq .next_offset
     """
-    from pubsub.client.client import Client
+    print_one(ask(index, timeout, lambda client: client.topic(topic)), as_json, _with_policy_in_words)
 
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            record = msgspec.to_builtins(await client.topic(topic))
-        if not as_json:
-            record["policy"] = format_policy(stored_policy(record["policy"]))
-        print_one(record, as_json)
 
-    run(main())
+def _with_policy_in_words(record: Record) -> Record:
+    return {**record, "policy": format_policy(stored_policy(record["policy"]))}
 
 
 @app.command("set")
@@ -155,18 +140,9 @@ def set_(
     changes = policy_changes(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe)
     if not changes:
         raise typer.BadParameter("say what to change, such as --max-age 7d")
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            changed = await client.set_policy(topic, **changes)
-        if as_json:
-            print_json(changed)
-        else:
-            kept = [f"{name} {value}" for name, value in format_policy(stored_policy(changed.policy)).items()]
-            print(f"topic {topic}: {', '.join(kept) or 'keeps everything'}")
-
-    run(main())
+    changed = ask(index, timeout, lambda client: client.set_policy(topic, **changes))
+    kept = [f"{name} {value}" for name, value in format_policy(stored_policy(changed.policy)).items()]
+    print_done(changed, f"topic {topic}: {', '.join(kept) or 'keeps everything'}", as_json)
 
 
 @app.command()
@@ -185,17 +161,8 @@ def delete(
     Examples:
       pubsub topic delete sensors.temp
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            remark = await client.delete_topic(topic)
-        if as_json:
-            print_json({"topic": topic, "deleted": True, "note": remark})
-        else:
-            print(f"deleted topic {topic}" + (f": {remark}" if remark else ""))
-
-    run(main())
+    note = ask(index, timeout, lambda client: client.delete_topic(topic))
+    print_done({"topic": topic, "deleted": True, "note": note}, f"deleted topic {topic}", as_json)
 
 
 @app.command()
@@ -218,14 +185,8 @@ def scheduled(
       pubsub topic scheduled reminders
       pubsub topic scheduled reminders --limit 10 --json | jq .schedule_id
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            found = await client.scheduled(topic, limit=limit)
-        print_list([scheduled_record(message, as_json) for message in found], SCHEDULED_FIELDS, as_json)
-
-    run(main())
+    found = ask(index, timeout, lambda client: client.scheduled(topic, limit=limit))
+    print_list([scheduled_record(message, as_json) for message in found], SCHEDULED_FIELDS, as_json)
 
 
 @app.command()
@@ -254,15 +215,7 @@ def cancel(
     Examples:
       pubsub topic cancel reminders 7
     """
-    from pubsub.client.client import Client
-
-    async def main() -> None:
-        async with Client(index, timeout_seconds=timeout) as client:
-            await client.cancel_scheduled(topic, *schedule_ids)
-        for number in dict.fromkeys(schedule_ids):
-            if as_json:
-                print_json({"topic": topic, "schedule_id": number, "cancelled": True})
-            else:
-                print(f"cancelled message {number} of topic {topic}")
-
-    run(main())
+    ask(index, timeout, lambda client: client.cancel_scheduled(topic, *schedule_ids))
+    for number in dict.fromkeys(schedule_ids):
+        record = {"topic": topic, "schedule_id": number, "cancelled": True}
+        print_done(record, f"cancelled message {number} of topic {topic}", as_json)
