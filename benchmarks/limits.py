@@ -21,7 +21,7 @@ REUSED_BLOCKS = 256
 CHUNK_BYTES = 1 << 16
 
 _TOPIC = 1
-_INSERT = "INSERT INTO messages VALUES (?, ?, ?, NULL, NULL, ?)"
+_INSERT = "INSERT INTO messages VALUES (?, ?, ?, NULL, NULL, ?, NULL)"
 _SELECT = (
     "SELECT offset, published_at, key, headers, payload FROM messages "
     "WHERE topic_id = ? AND offset >= ? ORDER BY offset LIMIT ?"
