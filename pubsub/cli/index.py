@@ -10,7 +10,7 @@ import typer
 from pubsub.cli.ask import ask
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Verbose, check_address, checked
 from pubsub.cli.output import PEER_FIELDS, TOPIC_FIELDS, print_list, print_one
-from pubsub.cli.run import announce, on_stop_signal, run
+from pubsub.cli.run import announce, on_stop_signal, run, settle_memory
 from pubsub.config import DEFAULT_EMBEDDED_REGISTRY, DEFAULT_INDEX, DEFAULT_NAMESPACE, IndexSettings
 from pubsub.errors import PubsubError
 from pubsub.model import parse_address
@@ -100,6 +100,7 @@ def serve(
         registry, where = _make_registry(redis, registry_listen, namespace)
         server = IndexServer(registry, listen=parse_address(listen), settings=IndexSettings(ttl_seconds=ttl))
         async with server:
+            settle_memory()
             announce(f"index serves {server.address}, registry: {where()}")
             await server.serve_until(stop)
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from pubsub.cli.logs import set_up_logging
-from pubsub.cli.run import announce, note, on_stop_signal, run
+from pubsub.cli.run import announce, note, on_stop_signal, run, settle_memory
 from pubsub.cli.stdout import abandon_stdout, occupy_standard_descriptors
 from pubsub.errors import PubsubError
 
@@ -27,6 +27,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     listen: str
     advertise: str | None
+    zone: str
     index: str
     verbose: int
 
@@ -69,8 +70,10 @@ async def _serve(options: PeerOptions) -> None:
         index=options.index,
         listen=options.listen,
         advertise=options.advertise,
+        zone=options.zone,
     )
     async with peer:
+        settle_memory()
         announce(f"peer {options.name} serves {peer.address}, data in {options.data}")
         await peer.serve_until(stop)
 
