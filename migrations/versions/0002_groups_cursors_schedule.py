@@ -1,4 +1,4 @@
-"""Durable subscriptions, groups, delayed messages, message ids; how much a topic holds, and the latest of each key."""
+"""Durable subscriptions, groups, delayed messages, message ids; the latest of each key; marks of batches."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -83,11 +83,12 @@ def upgrade() -> None:
         ["topic_id", "removed_at"],
         sqlite_where=sa.text("removed_at IS NOT NULL"),
     )
+    op.add_column("messages", sa.Column("batch", sa.Text))
     _count_messages()
 
 
 def _count_messages() -> None:
-    """Make `topics` anew with three more columns: added ones would not stand where a new file has them."""
+    """Make `topics` anew with four more columns: added ones would not stand where a new file has them."""
     connection = op.get_bind()
     view = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'topic_messages'").scalar()
     op.execute("DROP VIEW topic_messages")
@@ -108,6 +109,7 @@ def _count_messages() -> None:
         sa.Column("messages", sa.Integer, nullable=False),
         sa.Column("bytes", sa.Integer, nullable=False),
         sa.Column("compacted_to", sa.Integer, nullable=False),
+        sa.Column("producers_to", sa.Integer, nullable=False),
     )
     op.execute(
         """
@@ -116,7 +118,7 @@ SELECT topics_0001.*, count(offset), coalesce(sum(
   coalesce(length(payload), 0)
   + coalesce(length(CAST(key AS BLOB)), 0)
   + coalesce(length(CAST(headers AS BLOB)), 0)
-), 0), 0
+), 0), 0, next_offset
 FROM topics_0001 LEFT JOIN messages ON topic_id = id
 GROUP BY id
 """

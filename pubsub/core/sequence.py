@@ -8,7 +8,7 @@ counts in place of one number a batch).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -71,6 +71,15 @@ def after(
     runs = None if offsets is None else runs_of(offsets)
     recent = (*state.recent, StoredBatch(sequence, messages, first_offset, runs))
     return ProducerState(sequence + messages, recent[-REMEMBERED_BATCHES:])
+
+
+def replay(state: ProducerState, batches: Iterable[StoredBatch]) -> ProducerState:
+    """The state once batches that the log has, in its order, are known too; those that it knows are passed over."""
+    unknown = [batch for batch in batches if batch.sequence >= state.next_sequence]
+    if not unknown:
+        return state
+    recent = (*state.recent, *unknown)[-REMEMBERED_BATCHES:]
+    return ProducerState(recent[-1].sequence + recent[-1].messages, recent)
 
 
 def runs_of(offsets: Sequence[int]) -> tuple[tuple[int, int], ...]:

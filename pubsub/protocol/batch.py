@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import msgspec
 
@@ -16,6 +17,7 @@ BATCH_MESSAGES = 10_000
 MESSAGE_ID_LENGTH = 200
 """Longest message id, in characters."""
 
+_columns_encoder = msgspec.msgpack.Encoder()
 _headers_encoder = msgspec.json.Encoder()
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 
@@ -33,6 +35,17 @@ def column_bytes(column: Sequence[bytes | str | None] | None) -> int:
 def batch_bytes(batch: Batch) -> int:
     """The size of a batch as windows count it: payloads, keys and headers."""
     return column_bytes(batch.payloads) + column_bytes(batch.keys) + column_bytes(batch.headers)
+
+
+def batch_checksum(
+    keys: list[str | None] | None, headers: list[str | None] | None, payloads: list[bytes | None]
+) -> int:
+    """CRC-32 (zlib) of the msgpack array [keys, headers, payloads]; keys, or headers, that are all nil are nil."""
+    if keys is not None and keys.count(None) == len(keys):
+        keys = None
+    if headers is not None and headers.count(None) == len(headers):
+        headers = None
+    return crc32(_columns_encoder.encode((keys, headers, payloads)))
 
 
 def message_sizes(batch: Batch) -> list[int]:

@@ -1,38 +1,40 @@
 """Storing a group of appends in one transaction: sequences, epochs, offsets, and what goes along with them.
 
 Runs in the writing thread. What it remembers between transactions (ends of topics, producers) is only a copy
-of rows: after a transaction that failed, `forget` it and it is read again.
+of what the file has: after a transaction that failed, `forget` it and it is read again.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections import OrderedDict
 from typing import Any
 
-import msgspec
-
-from pubsub.core.sequence import ProducerState, StoredBatch, after, stored_batch
+from pubsub.core.sequence import ProducerState, after, stored_batch
 from pubsub.errors import NotOwnerError, PubsubError, WrongOffsetError
 from pubsub.storage import message_ids
+from pubsub.storage.marks import encode_mark
 from pubsub.storage.message_ids import pick, sift
+from pubsub.storage.producers import Producers
 from pubsub.storage.rows import plan_inserts, stored_bytes
 from pubsub.storage.work import Append, Appended, Committed, run_statements
 
-PRODUCERS_CACHED = 10_000
+_EXTEND = (
+    "UPDATE topics SET next_offset = ?1, committed = ?1, messages = messages + ?2, bytes = bytes + ?3 "
+    "WHERE id = ?4 AND epoch = ?5 AND set_aside IS NULL"
+)
+_EXTEND_SAVED = _EXTEND.replace(" WHERE", ", producers_to = ?1 WHERE")
+"""What the batches tell of producers is in the rows of these, as is all before."""
 
 HeldRow = tuple[Any, ...]
 """A row of `scheduled`."""
-
-_encoder = msgspec.json.Encoder()
 
 
 class Appender:
     """Writes appends; decides for each whether it is new, known, or refused."""
 
     def __init__(self) -> None:
-        self._producers: OrderedDict[tuple[int, int], ProducerState] = OrderedDict()
+        self.producers = Producers()
         self._ends: dict[int, tuple[int, int]] = {}
         """Topic id -> (next offset, time of the newest message)."""
         self._next_schedule_id = 0
@@ -41,13 +43,8 @@ class Appender:
     def forget(self) -> None:
         """Read everything from the file again."""
         self._ends.clear()
-        self._producers.clear()
+        self.producers.forget()
         self._next_schedule_id = 0
-
-    def trim(self) -> None:
-        """Keep the memory of producers within its bound; between transactions only."""
-        while len(self._producers) > PRODUCERS_CACHED:
-            self._producers.popitem(last=False)
 
     def write(self, cursor: sqlite3.Cursor, appends: list[Append], outcome: Committed) -> None:
         """Store what may be stored, in the transaction that is open; the answers go into `outcome`."""
@@ -63,12 +60,14 @@ class Appender:
     def _write_topic(
         self, cursor: sqlite3.Cursor, topic_id: int, appends: list[Append], outcome: Committed
     ) -> None:
-        first, newest_us = self._ends.get(topic_id) or _load_end(cursor, topic_id)
+        first, newest_us = self._ends.get(topic_id) or self._read(cursor, topic_id)
         published_us = max(time.time_ns() // 1000, newest_us)
         offset = first
         accepted: list[Append] = []
         starts: list[int] = []
-        touched: dict[int, ProducerState] = {}
+        marks: list[str | None] = []
+        states: dict[int, ProducerState] = {}
+        at_once: set[int] = set()
         fresh_ids: dict[str, int] = {}
         held: list[HeldRow] = []
         epoch = appends[-1].epoch  # epochs only grow, so the newest append has the highest of this group
@@ -76,13 +75,15 @@ class Appender:
             if append.epoch != epoch:
                 outcome.answers.append((append, 0, False, _not_owner()))
                 continue
-            count = len(append.payloads)
+            count, producer = len(append.payloads), append.producer
             try:
-                stored = self._known(cursor, append)
-                if stored is not None:
-                    append.offsets = stored.offsets
-                    outcome.answers.append((append, stored.first_offset, True, None))
-                    continue
+                if producer:
+                    state = states.get(producer) or self.producers.state(cursor, topic_id, producer)
+                    stored = stored_batch(state, append.sequence, count)
+                    if stored is not None:
+                        append.offsets = stored.offsets
+                        outcome.answers.append((append, stored.first_offset, True, None))
+                        continue
                 if append.due_us:
                     start = self._hold(cursor, append, held, published_us)
                 else:
@@ -90,38 +91,42 @@ class Appender:
             except PubsubError as error:
                 outcome.answers.append((append, 0, False, error))
                 continue
-            if append.producer:
-                state = self._producers[topic_id, append.producer]
-                state = after(state, append.sequence, count, start, append.offsets)
-                self._producers[topic_id, append.producer] = touched[append.producer] = state
+            plain = append.offsets is None and not append.due_us
+            if producer:
+                states[producer] = after(state, append.sequence, count, start, append.offsets)
+                if not plain:
+                    at_once.add(producer)
             outcome.answers.append((append, start, not append.payloads, None))
             if not append.due_us:
                 accepted.append(append)
                 starts.append(start)
-                offset += len(append.payloads)
+                if append.payloads:
+                    marks += [None] * (offset - first - len(marks))
+                    marks.append(_mark(append, plain))
+                    offset += len(append.payloads)
         if not accepted and not held:
             if not _owns(cursor, topic_id, epoch):
                 self._disown(appends, outcome)
             return
-        # The epoch is checked here, in the transaction: a peer that lost the topic stores nothing.
         keys, headers, payloads = _merge(accepted)
         size_bytes = stored_bytes(keys, headers, payloads)
+        saved = len(states) == len(at_once) and self.producers.is_saved(topic_id)
+        # The epoch is checked here, in the transaction: a peer that lost the topic stores nothing.
         changed = cursor.execute(
-            "UPDATE topics SET next_offset = ?, committed = ?, messages = messages + ?, bytes = bytes + ? "
-            "WHERE id = ? AND epoch = ? AND set_aside IS NULL",
-            (offset, offset, len(payloads), size_bytes, topic_id, epoch),
+            _EXTEND_SAVED if saved else _EXTEND, (offset, len(payloads), size_bytes, topic_id, epoch)
         )
         if changed.rowcount != 1:
             self._disown(appends, outcome)
             return
-        for statement, values in plan_inserts(topic_id, first, published_us, keys, headers, payloads):
+        for statement, values in plan_inserts(topic_id, first, published_us, keys, headers, payloads, marks):
             cursor.execute(statement, values)
         if fresh_ids:
             window_us = max(append.dedupe_us for append in accepted)
             message_ids.store(cursor, topic_id, fresh_ids, published_us, published_us - window_us)
         if held:
             cursor.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?, ?, ?, ?)", held)
-        _store_producers(cursor, topic_id, touched, published_us)
+        if states:
+            self.producers.learn(cursor, topic_id, states, at_once)
         for append, start in zip(accepted, starts, strict=True):
             run_statements(cursor, append.statements)
             if append.statements_at is not None:
@@ -132,10 +137,12 @@ class Appender:
                 Appended(topic_id, first, published_us, keys, headers, payloads, size_bytes)
             )
 
+    def _read(self, cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:
+        self.producers.read(cursor, topic_id)
+        return _load_end(cursor, topic_id)
+
     def _disown(self, appends: list[Append], outcome: Committed) -> None:
         mine = set(map(id, appends))
-        for append in appends:
-            self._producers.pop((append.topic_id, append.producer), None)
         outcome.answers[:] = [answer for answer in outcome.answers if id(answer[0]) not in mine]
         outcome.answers.extend((append, 0, False, _not_owner()) for append in appends)
 
@@ -152,22 +159,6 @@ class Appender:
         self._next_schedule_id = first + len(append.payloads)
         return first
 
-    def _known(self, cursor: sqlite3.Cursor, append: Append) -> StoredBatch | None:
-        """A producer's batch as it is stored already, or None.
-
-        Raises:
-            SequenceError: it came out of order.
-        """
-        if not append.producer:
-            return None
-        key = (append.topic_id, append.producer)
-        state = self._producers.get(key)
-        if state is None:
-            state = self._producers[key] = _load_producer(cursor, *key)
-        else:
-            self._producers.move_to_end(key)
-        return stored_batch(state, append.sequence, len(append.payloads))
-
 
 def _owns(cursor: sqlite3.Cursor, topic_id: int, epoch: int) -> bool:
     found = cursor.execute(
@@ -180,25 +171,10 @@ def _not_owner() -> NotOwnerError:
     return NotOwnerError("this peer does not own the topic any more; nothing was stored")
 
 
-def _load_producer(cursor: sqlite3.Cursor, topic_id: int, producer: int) -> ProducerState:
-    row = cursor.execute(
-        "SELECT next_sequence, recent FROM producers WHERE topic_id = ? AND producer = ?",
-        (topic_id, producer),
-    ).fetchone()
-    if row is None:
-        return ProducerState()
-    return msgspec.convert({"next_sequence": row[0], "recent": msgspec.json.decode(row[1])}, ProducerState)
-
-
-def _store_producers(
-    cursor: sqlite3.Cursor, topic_id: int, touched: dict[int, ProducerState], now_us: int
-) -> None:
-    for producer, state in touched.items():
-        recent = _encoder.encode(state.recent).decode()
-        cursor.execute(
-            "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?, ?)",
-            (topic_id, producer, state.next_sequence, recent, now_us),
-        )
+def _mark(append: Append, plain: bool) -> str:
+    """What its first row says of an append that is to be stored."""
+    columns = append.keys, append.headers, append.payloads
+    return encode_mark(*columns, append.producer, append.sequence) if plain else encode_mark(*columns, 0, 0)
 
 
 def _load_end(cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:

@@ -7,9 +7,9 @@ SQLite from three numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from pubsub.protocol.batch import column_bytes
@@ -31,17 +31,24 @@ SIZE = " + ".join(
 
 
 @cache
-def insert_payloads(rows: int) -> str:
-    """Insert rows without keys and headers. Parameters: topic id, first offset, time, then the payloads."""
-    values = ",".join(f"(?1,?2+{row},?3,NULL,NULL,?{row + 4})" for row in range(rows))
-    return f"INSERT INTO messages VALUES {values}"
+def insert_rows(rows: int, plain: bool, marked: bool) -> str:
+    """Insert rows. Parameters: topic id, first offset, time, then of each row what it carries.
+
+    Args:
+        plain: They carry a payload; otherwise key, headers, payload.
+        marked: Each carries its mark before that; otherwise a mark before the first row's cells is that of this row,
+            and the others have none.
+    """
+    parameters = count(4)
+    values = []
+    for row in range(rows):
+        mark = f"?{next(parameters)}" if marked or row == 0 else "NULL"
+        cells = "NULL,NULL" if plain else f"?{next(parameters)},?{next(parameters)}"
+        values.append(f"(?1,?2+{row},?3,{cells},?{next(parameters)},{mark})")
+    return f"INSERT INTO messages VALUES {','.join(values)}"
 
 
-@cache
-def insert_messages(rows: int) -> str:
-    """Insert whole rows. Parameters: topic id, first offset, time, then key, headers, payload of each row."""
-    values = ",".join(f"(?1,?2+{row},?3,?{3 * row + 4},?{3 * row + 5},?{3 * row + 6})" for row in range(rows))
-    return f"INSERT INTO messages VALUES {values}"
+_INSERT_ONE = insert_rows(1, True, False)
 
 
 @lru_cache
@@ -65,20 +72,34 @@ def plan_inserts(
     keys: list[str | None] | None,
     headers: list[str | None] | None,
     payloads: list[bytes | None],
+    marks: list[str | None],
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The statements, with their parameters, that store a batch."""
-    count = len(payloads)
+    """The statements, with their parameters, that store messages.
+
+    Args:
+        marks: Of the first messages, where each has one or not; those behind them have none.
+    """
+    messages = len(payloads)
     plain = keys is None and headers is None
-    for start, length in blocks(count):
-        head = (topic_id, first_offset + start, published_us)
-        part = payloads[start : start + length] if length < count else payloads
-        if plain:
-            yield insert_payloads(length), (*head, *part)
-        else:
+    for start, length in blocks(messages):
+        head: tuple[Any, ...] = (topic_id, first_offset + start, published_us)
+        part = payloads[start : start + length] if length < messages else payloads
+        if length == 1 and plain:
+            yield _INSERT_ONE, (*head, marks[start] if start < len(marks) else None, part[0])
+            continue
+        columns: list[Sequence[Any]] = [part]
+        if not plain:
             key_part = keys[start : start + length] if keys else [None] * length
             header_part = headers[start : start + length] if headers else [None] * length
-            cells = chain.from_iterable(zip(key_part, header_part, part, strict=True))
-            yield insert_messages(length), (*head, *cells)
+            columns = [key_part, header_part, part]
+        first_mark, *others = marks[start : start + length] or [None]
+        marked = any(others)
+        if marked:
+            columns.insert(0, [first_mark, *others, *[None] * (length - 1 - len(others))])
+        else:
+            head = (*head, first_mark)
+        cells = part if len(columns) == 1 else chain.from_iterable(zip(*columns, strict=True))
+        yield insert_rows(length, plain, marked), (*head, *cells)
 
 
 def stored_bytes(
@@ -96,12 +117,12 @@ def stored_bytes(
 def batch_of(rows: list[tuple[int, int, str | None, str | None, bytes | None]]) -> Batch:
     """Turn rows of `SELECT_ROWS`, at least one, into a batch; what all rows share is written once."""
     offsets, times, keys, headers, payloads = map(list, zip(*rows, strict=True))
-    count = len(rows)
+    messages = len(rows)
     return Batch(
         offsets[0],
-        None if offsets[-1] - offsets[0] + 1 == count else offsets,
+        None if offsets[-1] - offsets[0] + 1 == messages else offsets,
         times[0] if times[0] == times[-1] else times,  # times never fall within a topic
-        None if keys.count(None) == count else keys,
-        None if headers.count(None) == count else headers,
+        None if keys.count(None) == messages else keys,
+        None if headers.count(None) == messages else headers,
         payloads,
     )

@@ -44,6 +44,7 @@ topics = Table(
     Column(
         "compacted_to", Integer, nullable=False
     ),  # of messages below it, latest_keys knows the keys; -1: it is emptied
+    Column("producers_to", Integer, nullable=False),  # every batch below it is in the rows of producers
 )
 
 messages = Table(
@@ -55,11 +56,12 @@ messages = Table(
     Column("key", Text),
     Column("headers", Text),  # a JSON object
     Column("payload", LargeBinary),  # null only for a removed key
+    Column("batch", Text),  # of the first row of a batch: JSON [messages, checksum, producer, sequence]
     sqlite_with_rowid=False,
 )
 
 producers = Table(
-    "producers",
+    "producers",  # a snapshot: what has come since stands in messages.batch, from topics.producers_to on
     metadata,
     Column("topic_id", Integer, primary_key=True, autoincrement=False),
     Column("producer", Integer, primary_key=True, autoincrement=False),

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import msgspec
 from sqlalchemy import Connection, Engine
@@ -37,6 +37,7 @@ from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import DATABASE, DirectoryLock, cannot_use, check_file
 from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
+from pubsub.storage.producers import Producers
 from pubsub.storage.reader import Reader
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
 from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
@@ -142,6 +143,7 @@ class Store:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                     self._identify(connection)
                     self._load(connection)
+                    _save_producers(connection)
                     connection.commit()
             finally:
                 engine.dispose()
@@ -366,7 +368,7 @@ class Store:
 
         def insert(connection: Connection) -> None:
             connection.exec_driver_sql(
-                "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0)",
+                "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0, 0)",
                 (topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
             )
 
@@ -554,6 +556,13 @@ class Store:
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"the store in {self.directory} has been closed")
+
+
+def _save_producers(connection: Connection) -> None:
+    """Take over what the log tells of producers beyond their rows: a start after a crash."""
+    cursor = cast(sqlite3.Cursor, connection.connection.cursor())
+    Producers().save(cursor)
+    cursor.close()
 
 
 def _end_of_portion(connection: Connection, topic_id: int) -> int | None:

@@ -57,8 +57,9 @@ class Change(msgspec.Struct, eq=False):
 class Step(msgspec.Struct, eq=False):
     """A small change that shares the next commit with whatever else waits; it follows the appends of its group.
 
-    It may take messages away, but leaves the ends of topics as they are. When it fails, nothing of it is done, and
-    what shares the commit is stored all the same, unless the file cannot be written to.
+    It may take messages away, but leaves the ends of topics as they are; what is known of producers is in their rows.
+    When it fails, nothing of it is done, and what shares the commit is stored all the same, unless the file cannot be
+    written to.
     """
 
     change: Callable[[sqlite3.Cursor], Any]
@@ -69,7 +70,10 @@ class Step(msgspec.Struct, eq=False):
 
 
 class Job(msgspec.Struct, eq=False):
-    """Any other change: `change` runs in a transaction of its own; `done` gets what it returned, or the error."""
+    """Any other change: `change` runs in a transaction of its own; `done` gets what it returned, or the error.
+
+    What is known of producers is in their rows.
+    """
 
     change: Callable[[Connection], Any]
     done: Callable[[Any, PubsubError | None], None]

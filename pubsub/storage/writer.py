@@ -29,12 +29,14 @@ from pubsub.storage.work import Append, Change, Committed, Job, Step, run_statem
 
 log = logging.getLogger("pubsub.storage")
 
-COMMIT_PAGES = 4
-"""Pages that a commit writes besides the messages: topic, producers, the tree's inner pages. An estimate."""
+COMMIT_PAGES = 3
+"""Pages that a commit writes besides the messages: topic, the tree's inner pages. An estimate."""
 SPARE_LOGS = 16
 """The log is given its full size in advance only where the disk has room for so many."""
 ROW_BYTES = 24
 """What a row takes besides key, headers and payload. An estimate."""
+MARK_BYTES = 40
+"""What a batch adds to its first row. An estimate."""
 
 LOG_CHECKPOINTS = 2
 """A write-ahead log of so many times `checkpoint_bytes` is one that readers keep from being started over."""
@@ -179,10 +181,12 @@ class Writer:
 
     def _do(self, job: Job) -> None:
         assert self._connection is not None
+        assert self._cursor is not None
         result: Any = None
         failure: PubsubError | None = None
         try:
             self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._appender.producers.save(self._cursor)  # the job may take messages away
             result = job.change(self._connection)
             self._connection.commit()
             self._appender.forget()  # a job may have changed any topic
@@ -194,8 +198,11 @@ class Writer:
     def _commit(self, group: list[Shared], size_bytes: int) -> None:
         assert self._cursor is not None
         try:
-            outcome = self._write(self._cursor, group)
-            self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES + size_bytes
+            unchecked_bytes = self._unchecked_bytes + COMMIT_PAGES * PAGE_BYTES + size_bytes
+            outcome = self._write(
+                self._cursor, group, snapshot=unchecked_bytes >= self._settings.checkpoint_bytes
+            )
+            self._unchecked_bytes = unchecked_bytes
         except Exception as error:
             outcome = _failed(group, self._undo(error))
         self._call(self._committed, outcome)
@@ -233,8 +240,8 @@ class Writer:
         except RuntimeError:  # the loop was closed under us: nobody is left to tell
             log.warning("the event loop ended before %s was told of a commit", callback)
 
-    def _write(self, cursor: sqlite3.Cursor, group: list[Shared]) -> Committed:
-        """Store a group in one transaction. Nothing in memory is changed for good before the commit."""
+    def _write(self, cursor: sqlite3.Cursor, group: list[Shared], snapshot: bool) -> Committed:
+        """Store a group in one transaction, with a snapshot of the producers if told or if steps are in it."""
         cursor.execute("BEGIN IMMEDIATE")
         outcome = Committed([], [], [], [], None)
         appends = [work for work in group if isinstance(work, Append)]
@@ -244,18 +251,33 @@ class Writer:
                     run_statements(cursor, work.statements)
                     outcome.changes.append((work, None))
         self._appender.write(cursor, appends, outcome)
-        if len(appends) + len(outcome.changes) < len(group):
+        steps = len(appends) + len(outcome.changes) < len(group)
+        if snapshot or steps:
+            self._appender.producers.save(cursor)
+        if steps:
             for work in group:
                 if isinstance(work, Step):
                     outcome.steps.append(_take(cursor, work))
         cursor.execute("COMMIT")
-        self._appender.trim()
         return outcome
+
+    def _save_producers(self) -> None:
+        """Write a snapshot of the producers. One that fails loses nothing: the log has what they sent."""
+        assert self._cursor is not None
+        if not self._appender.producers.unsaved:
+            return
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            self._appender.producers.save(self._cursor)
+            self._cursor.execute("COMMIT")
+        except Exception as error:
+            log.warning("producers are saved later: %s", self._undo(error))
 
     def _checkpoint(self, idle: bool) -> None:
         """Copy the write-ahead log into the file, when it is large or there is nothing else to do."""
         if self._unchecked_bytes >= self._settings.checkpoint_bytes or (idle and self._unchecked_bytes):
             assert self._connection is not None
+            self._save_producers()
             try:
                 _, pages, _ = self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
                 if pages * PAGE_BYTES > LOG_CHECKPOINTS * self._settings.checkpoint_bytes:
@@ -319,7 +341,7 @@ def _failed(group: list[Shared], error: PubsubError) -> Committed:
 def _size_bytes(work: Shared) -> int:
     """What a piece of work adds to the write-ahead log, about."""
     if isinstance(work, Append):
-        return work.size_bytes + ROW_BYTES * len(work.payloads)
+        return work.size_bytes + ROW_BYTES * len(work.payloads) + MARK_BYTES
     if isinstance(work, Step):
         return work.size_bytes
     return sum(ROW_BYTES * 2 * len(rows) for _, rows in work.statements)

@@ -232,7 +232,7 @@ async def test_messages_of_an_unknown_topic_are_never_deleted(open_store: Any) -
     await store.close()
     with beside(path, "rw") as connection:
         connection.executemany(
-            "INSERT INTO messages VALUES (99, ?, 0, NULL, NULL, x'00')", [(n,) for n in range(5)]
+            "INSERT INTO messages VALUES (99, ?, 0, NULL, NULL, x'00', NULL)", [(n,) for n in range(5)]
         )
     for _ in range(2):
         store = await open_store()

@@ -183,7 +183,7 @@ class CompactedLog(RuleBasedStateMachine):
         self.cursor = self.connection.cursor()
         self.cursor.execute("PRAGMA synchronous = OFF")
         self.cursor.execute(
-            "INSERT INTO topics VALUES (1, 't', 'owner', 'a', 1, 0, 0, 0, '{}', 1, NULL, 0, 0, 0)"
+            "INSERT INTO topics VALUES (1, 't', 'owner', 'a', 1, 0, 0, 0, '{}', 1, NULL, 0, 0, 0, 0)"
         )
         self.log: list[tuple[str | None, bool]] = []
         """Key of each message ever published, and whether it removes it."""
@@ -201,7 +201,7 @@ class CompactedLog(RuleBasedStateMachine):
             self.present.add(offset)
             payload = None if removes else b"xy"
             self.cursor.execute(
-                "INSERT INTO messages VALUES (1, ?, ?, ?, NULL, ?)", (offset, offset, key, payload)
+                "INSERT INTO messages VALUES (1, ?, ?, ?, NULL, ?, NULL)", (offset, offset, key, payload)
             )
             self.cursor.execute(
                 "UPDATE topics SET next_offset = ?1, committed = ?1, messages = messages + 1, bytes = bytes + ?2",

@@ -19,7 +19,7 @@ async def test_a_time_is_found_by_few_looks_not_by_a_scan(
     await store._change(
         lambda c: c.exec_driver_sql(
             "WITH RECURSIVE n(value) AS (SELECT 0 UNION ALL SELECT value + 1 FROM n WHERE value < ?) "
-            "INSERT INTO messages SELECT 1, value, 1000 + value / 7, NULL, NULL, x'00' FROM n",
+            "INSERT INTO messages SELECT 1, value, 1000 + value / 7, NULL, NULL, x'00', NULL FROM n",
             (count - 1,),
         ).close()
     )

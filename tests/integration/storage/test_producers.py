@@ -10,7 +10,7 @@ import pytest
 
 from pubsub.core.sequence import REMEMBERED_BATCHES
 from pubsub.errors import SequenceError
-from pubsub.storage import appending
+from pubsub.storage import producers
 from pubsub.storage.store import Store
 from tests.integration.storage.stores import append, ask, change, copy_of, read_all, submit, writer_held
 
@@ -105,12 +105,12 @@ async def test_producers_and_topics_do_not_know_each_other(store: Store) -> None
 async def test_more_producers_than_are_kept_in_memory_are_all_recognised(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appending, "PRODUCERS_CACHED", 10)
+    monkeypatch.setattr(producers, "PRODUCERS_CACHED", 10)
     topic = await store.create(copy_of(1, "t"))
     async with writer_held(store):
         answers = [submit(store, topic, [b"x"], producer=n) for n in range(1, 100)]
     await asyncio.gather(*answers)
-    assert len(store._writer._appender._producers) <= 10
+    assert len(store._writer._appender.producers._states) <= 10
     for n in range(1, 100):
         assert await submit(store, topic, [b"x"], producer=n) == (n - 1, True)
 

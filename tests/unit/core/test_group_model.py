@@ -100,7 +100,8 @@ class GroupMachine(RuleBasedStateMachine):
         for topic_id in (TOPIC, DEAD_TOPIC):
             self.sql.execute(
                 "INSERT INTO topics (id, name, role, owner, epoch, first_offset, next_offset, committed, policy, "
-                "created_at, messages, bytes, compacted_to) VALUES (?, ?, 'owner', 'p', 1, 0, 0, 0, '{}', 0, 0, 0, 0)",
+                "created_at, messages, bytes, compacted_to, producers_to) "
+                "VALUES (?, ?, 'owner', 'p', 1, 0, 0, 0, '{}', 0, 0, 0, 0, 0)",
                 (topic_id, f"t{topic_id}"),
             )
         run_statements(self.sql, rows.create_group(TOPIC, NAME, 0, {}, 0))
@@ -133,7 +134,7 @@ class GroupMachine(RuleBasedStateMachine):
     def publish(self, keys: list[str | None]) -> None:
         for key in keys:
             self.sql.execute(
-                "INSERT INTO messages VALUES (?, ?, 0, ?, NULL, x'61')", (TOPIC, self.next_offset, key)
+                "INSERT INTO messages VALUES (?, ?, 0, ?, NULL, x'61', NULL)", (TOPIC, self.next_offset, key)
             )
             self.keys[self.next_offset] = key
             self.model.places[self.next_offset] = Place()
@@ -338,7 +339,8 @@ class GroupMachine(RuleBasedStateMachine):
         for n, offset in enumerate(moved):
             assert self.group.entries[offset].state == DYING
             self.sql.execute(
-                "INSERT INTO messages VALUES (?, ?, 0, NULL, NULL, x'61')", (DEAD_TOPIC, self.dead_offset + n)
+                "INSERT INTO messages VALUES (?, ?, 0, NULL, NULL, x'61', NULL)",
+                (DEAD_TOPIC, self.dead_offset + n),
             )
         run_statements(self.sql, rows.bury(TOPIC, NAME, moved, DEAD_TOPIC, self.dead_offset))
         self.group.buried(moved)

@@ -12,7 +12,7 @@ from pubsub.storage.rows import BLOCK_ROWS, SELECT_ROWS, batch_of, blocks, plan_
 
 CREATE = (
     "CREATE TABLE messages (topic_id INTEGER NOT NULL, offset INTEGER NOT NULL, published_at INTEGER NOT NULL, "
-    "key TEXT, headers TEXT, payload BLOB, PRIMARY KEY (topic_id, offset)) WITHOUT ROWID"
+    "key TEXT, headers TEXT, payload BLOB, batch TEXT, PRIMARY KEY (topic_id, offset)) WITHOUT ROWID"
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)  # no lone surrogates: they are no UTF-8
@@ -39,7 +39,7 @@ def written_and_read(
     connection = sqlite3.connect(":memory:")
     try:
         connection.execute(CREATE)
-        for statement, values in plan_inserts(topic_id, first_offset, published_us, *cells):
+        for statement, values in plan_inserts(topic_id, first_offset, published_us, *cells, [None]):
             connection.execute(statement, values)
         return batch_of(connection.execute(SELECT_ROWS, (topic_id, 0, 2**63 - 1, -1)).fetchall())
     finally:

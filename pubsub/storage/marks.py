@@ -1,0 +1,38 @@
+"""The mark of a batch: what the column `batch` of its first row says, a JSON array.
+
+    [messages, checksum, producer, sequence]
+
+`messages` is how many rows the batch was when it was stored, `checksum` that of their cells
+(`protocol.batch.batch_checksum`). `producer` and `sequence` say who sent it: both 0 where the log alone does not tell
+what is known of a producer, because nobody numbered the batch or it was not stored as one plain whole. Retention and
+compaction may have taken rows of a batch since, the one with its mark too; what is left is then no whole batch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pubsub.protocol.batch import batch_checksum
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """A mark as it is read."""
+
+    messages: int
+    checksum: int
+    producer: int
+    sequence: int
+
+
+decode_mark = msgspec.json.Decoder(Mark).decode
+
+
+def encode_mark(
+    keys: list[str | None] | None,
+    headers: list[str | None] | None,
+    payloads: list[bytes | None],
+    producer: int,
+    sequence: int,
+) -> str:
+    """The mark of a batch with these columns."""
+    return f"[{len(payloads)},{batch_checksum(keys, headers, payloads)},{producer},{sequence}]"
