@@ -37,6 +37,7 @@ the thing and the way out. A client retries what is retriable, with jittered bac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -303,3 +304,10 @@ def error_from_wire(code: str, message: str, data: dict[str, Any] | None) -> Pub
     error = ERRORS_BY_CODE.get(code, PubsubError)(message)
     error.data = data or {}
     return error
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused something, in its own words: no number, and nothing that a library put around them."""
+    if error.errno is not None and error.errno > 0:  # name resolution has negative numbers
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

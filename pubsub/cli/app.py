@@ -9,6 +9,7 @@ Start-up time counts: commands import what they need when they run, and rich onl
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,7 +21,7 @@ from pubsub.cli.options import Verbose
 from pubsub.cli.output import on_terminal
 from pubsub.cli.run import note
 from pubsub.cli.stdout import abandon_stdout, occupy_standard_descriptors
-from pubsub.errors import PubsubError
+from pubsub.errors import PubsubError, reason_of
 from pubsub.version import __version__
 
 log = logging.getLogger("pubsub.cli")
@@ -102,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        return _complain(str(error), 1, error)
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _complain(where + reason_of(error), 1, error)
     except Exception as error:
         return _complain(f"a fault in pubsub: {error!r}; -vv shows where", 1, error)
     return code if isinstance(code, int) else 0

@@ -14,6 +14,7 @@ import typer
 from pubsub.cli.options import Json, Verbose
 from pubsub.cli.output import print_json
 from pubsub.cli.run import note, run
+from pubsub.errors import DataDirectoryError, reason_of
 
 if TYPE_CHECKING:
     from pubsub.cli.demo_story import Demo
@@ -58,7 +59,7 @@ def demo(
     directory = data or Path(tempfile.mkdtemp(prefix="pubsub-demo-"))
     removed = data is None and not keep
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make(directory)
         story = Demo(directory, keep)
         summary = run(_until_over(story))
     finally:
@@ -72,6 +73,15 @@ def demo(
         print("\n".join([*summary_lines(summary), "", *story.hints(removed)]))
     if not summary.flawless:
         raise typer.Exit(1)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataDirectoryError(f"{directory} is not a directory; give another with --data") from error
+    except OSError as error:
+        raise DataDirectoryError(f"the directory {directory} cannot be made: {reason_of(error)}") from error
 
 
 async def _until_over(story: Demo) -> Summary:

@@ -16,7 +16,7 @@ from pubsub.cli.publish_options import At, Atomic, Delay, ExpectOffset, MessageI
 from pubsub.cli.publish_report import Report
 from pubsub.cli.run import on_stop_signal, run
 from pubsub.config import DEFAULT_INDEX, Limits
-from pubsub.errors import MessageTooLargeError, PubsubError
+from pubsub.errors import MessageTooLargeError, PubsubError, reason_of
 
 if TYPE_CHECKING:
     from pubsub.client.client import Client
@@ -154,7 +154,7 @@ class Publisher:
         try:
             if self._terms.atomic:
                 await self._publish(_whole(lines), "line")
-            while chunk := await lines.take():
+            while chunk := await self._take(lines):
                 unsure = len(chunk)
                 await self._publish(lines.until_stopped(chunk), "line")
                 unsure = 0
@@ -170,6 +170,12 @@ class Publisher:
         self._report.unsure = unsure
         signal = stopped_by()
         return 128 + signal if signal else 0
+
+    async def _take(self, lines: Lines) -> list[bytes]:
+        try:
+            return await lines.take()
+        except OSError as error:
+            raise PubsubError(f"{_unreadable(error)}; {self._report.acknowledged_text()}") from error
 
     async def _publish(self, payloads: Iterable[bytes | None] | AsyncIterable[bytes], word: str) -> None:
         before = self._report.count
@@ -209,8 +215,15 @@ class _StoppedEarly(Exception):
 
 
 async def _whole(lines: Lines) -> AsyncIterator[bytes]:
-    while chunk := await lines.take():
-        for line in chunk:
-            yield line
+    try:
+        while chunk := await lines.take():
+            for line in chunk:
+                yield line
+    except OSError as error:
+        raise PubsubError(_unreadable(error)) from error
     if lines.stopped:
         raise _StoppedEarly
+
+
+def _unreadable(error: OSError) -> str:
+    return f"standard input cannot be read: {reason_of(error)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from itertools import count
 
@@ -19,6 +18,7 @@ from pubsub.errors import (
     RemoteProtocolError,
     TimeoutExpiredError,
     error_from_wire,
+    reason_of,
 )
 from pubsub.model import Address
 from pubsub.net.connection import Connection
@@ -181,17 +181,10 @@ async def connect(address: Address, greeting: m.Hello, limits: Limits, timeout_s
     except TimeoutError as error:
         raise ConnectionLostError(f"{address} did not answer within {timeout_seconds:g} s") from error
     except OSError as error:
-        raise ConnectionLostError(f"cannot connect to {address}: {_reason(error)}") from error
+        raise ConnectionLostError(f"cannot connect to {address}: {reason_of(error)}") from error
     finally:
         if link is not None and link.welcome is None:
             link.abort()
             with contextlib.suppress(PubsubError, asyncio.CancelledError):
                 if link._welcomed.done():
                     link._welcomed.result()
-
-
-def _reason(error: OSError) -> str:
-    """In the system's words; asyncio puts its own in their place. Name resolution has negative numbers."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or str(error)

@@ -25,6 +25,7 @@ from pubsub.errors import (
     PubsubError,
     RemoteProtocolError,
     SettingsError,
+    reason_of,
 )
 from pubsub.model import Address
 from pubsub.net.connection import Connection
@@ -244,7 +245,7 @@ class Server:
                 lambda: ServerConnection(self), address.host, address.port, backlog=1024
             )
         except OSError as error:
-            reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+            reason = "it is in use" if error.errno == errno.EADDRINUSE else reason_of(error)
             raise SettingsError(
                 f"cannot listen on {address}: {reason}; choose another address with --listen"
             ) from error

@@ -46,6 +46,7 @@ _BACKOFF_FIRST_SECONDS = 0.05
 _BACKOFF_MOST_SECONDS = 1.0
 _CLIENT_REPR = re.compile(r" *:? *<redis\..*>", re.DOTALL)
 """How the library's errors about sentinels show a whole client, its connections and options."""
+_ERROR_NUMBER = re.compile(r"\[Errno -?\d+\] |\bError -?\d+ (?=connecting to )")
 
 
 class Commands:
@@ -129,7 +130,7 @@ class Commands:
     def _reason(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError):
             return f"no reply within {self._reply_seconds:g} seconds"
-        text = _CLIENT_REPR.sub("", str(error))
+        text = _ERROR_NUMBER.sub("", _CLIENT_REPR.sub("", str(error)))
         return " ".join(text.split()).rstrip(".") or type(error).__name__
 
     def _unavailable(self, reason: str) -> RegistryUnavailableError:

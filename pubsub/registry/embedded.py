@@ -13,7 +13,7 @@ import threading
 from fakeredis import FakeAsyncRedis, TcpFakeServer
 
 from pubsub.config import DEFAULT_EMBEDDED_REGISTRY, DEFAULT_NAMESPACE
-from pubsub.errors import SettingsError
+from pubsub.errors import SettingsError, reason_of
 from pubsub.model import Address, parse_address
 from pubsub.registry.connections import client_options
 from pubsub.registry.redis import RedisRegistry
@@ -60,8 +60,9 @@ class EmbeddedRegistry(RedisRegistry):
         try:
             self._server = _QuietServer((self._address.host, self._address.port), server_version=(7, 0))
         except (OSError, OverflowError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise SettingsError(
-                f"the embedded registry cannot listen on {self._address}: {error}; "
+                f"the embedded registry cannot listen on {self._address}: {reason}; "
                 "stop what listens there, or use a Redis with --redis URL"
             ) from error
         self._address = Address(self._address.host, self._server.server_address[1])

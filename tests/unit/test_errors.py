@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
+import socket
 
 import pytest
 
@@ -16,6 +18,7 @@ from pubsub.errors import (
     PubsubError,
     TimeoutExpiredError,
     error_from_wire,
+    reason_of,
 )
 
 CLASSES = [
@@ -69,3 +72,16 @@ def test_data_holds_the_facts_and_nothing_is_acknowledged_unless_said():
     assert error.data == {"limit_bytes": 5, "index": 2}
     assert list(error.acknowledged) == []
     assert NotOwnerError.retriable
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "x"), "Permission denied"),
+        (OSError(99, "error while attempting to bind on address ('1.2.3.4', 5): ..."), os.strerror(99)),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError("something of a library"), "something of a library"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_its_words(error: OSError, words: str) -> None:
+    assert reason_of(error) == words

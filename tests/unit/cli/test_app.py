@@ -141,7 +141,10 @@ def test_an_index_from_the_environment_is_checked_too(
     ("error", "code", "line"),
     [
         (TopicNotFoundError("no topic t\nat all"), 1, "pubsub: no topic t at all\n"),
-        (PermissionError(13, "Permission denied", "x"), 1, "pubsub: [Errno 13] Permission denied: 'x'\n"),
+        (PermissionError(13, "Permission denied", "x"), 1, "pubsub: x: Permission denied\n"),
+        (OSError(28, "No space left on device"), 1, "pubsub: No space left on device\n"),
+        (OSError(28, "a library's words"), 1, "pubsub: No space left on device\n"),
+        (OSError("only words"), 1, "pubsub: only words\n"),
         (
             ZeroDivisionError("oops"),
             1,
