@@ -16,6 +16,8 @@ import pubsub
 from tests.ports import choose_free_port
 from tests.processes import Command
 
+TTL_SECONDS = 5
+"""More than a busy machine stands still for, so that the peer's record does not expire between two heartbeats."""
 DOCUMENT = Path(__file__).parents[2] / "docs" / "inspecting.md"
 LINES = [
     line
@@ -56,7 +58,7 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
         "--registry-listen",
         f"127.0.0.1:{port}",
         "--ttl",
-        "2",
+        str(TTL_SECONDS),
         cwd=tmp_path,
     )
     peer = Command("peer", "serve", "alice", "--data", "alice", cwd=tmp_path, index=address)
@@ -70,7 +72,7 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
         ):
             await anext(shared)
             subscribers = next(line for line in LINES if "subscribers" in line)
-            async with asyncio.timeout(5):  # known with the next heartbeat
+            async with asyncio.timeout(30):  # known with the next heartbeat
                 while not (await run(subscribers, tmp_path, port)).strip():
                     await asyncio.sleep(0.05)
             shown = {line: await run(line, tmp_path, port) for line in LINES}
@@ -88,5 +90,5 @@ async def test_the_documented_lines_show_what_they_promise(tmp_path: Path) -> No
         "workers|in_flight|1|1",
     ):
         assert expected in text
-    assert 0 <= int(shown["redis-cli -p 7479 TTL pubsub:peer:alice"]) <= 2
+    assert 0 <= int(shown["redis-cli -p 7479 TTL pubsub:peer:alice"]) <= TTL_SECONDS
     assert (tmp_path / "alice-backup.db").stat().st_size > 0
