@@ -73,7 +73,7 @@ def root(
       pubsub topic create sensors.temp
       pubsub subscribe sensors.temp --from earliest
       pubsub publish sensors.temp 21.5 21.6
-      pubsub demo                       # or see all of it at work, in 15 seconds
+      pubsub demo                       # or see all of it at work, in about 12 seconds
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
