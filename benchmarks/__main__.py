@@ -11,11 +11,12 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import docs, report
 from benchmarks.machine import describe
 from benchmarks.readings import Line, Repetition, RunFailedError, Scenario, Subject, summarize
 from benchmarks.scenarios.all import SCENARIOS
@@ -44,6 +45,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON lines")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
     parser.add_argument(
+        "--docs",
+        action="store_true",
+        help="write figures, pictures and tables of these scenarios into docs/ (matplotlib: pip install '.[bench]')",
+    )
+    parser.add_argument(
         "--directory", type=Path, metavar="DIR", help="on whose disk to measure; the temporary directory"
     )
     given = parser.parse_args(argv)
@@ -54,6 +60,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         given.repetitions = 1 if given.quick else REPETITIONS
     if given.repetitions < 1:
         parser.error("at least one repetition")
+    if given.docs and given.quick:
+        parser.error("a quick run is a look, not a measurement: it is not put into docs/")
+    if given.docs and find_spec("matplotlib") is None:
+        parser.error("pictures take matplotlib: pip install '.[bench]'")
     if given.directory is not None and not given.directory.is_dir():
         parser.error(f"{given.directory} is not a directory")
     return given
@@ -95,6 +105,10 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
         results.append((SCENARIOS[name], lines))
     if given.json:
         given.json.write_bytes(report.json_lines(machine, given.repetitions, given.quick, results))
+    if given.docs:
+        head = docs.Head(machine=machine, repetitions=given.repetitions, quick=given.quick, long=given.long)
+        docs.keep(head, results)
+        docs.write_page(SCENARIOS.values())
     if given.markdown:
         given.markdown.write_text(report.markdown(machine, results))
     return int(any(line.failed for _, lines in results for line in lines))

@@ -7,6 +7,7 @@ from benchmarks.scenarios.machine_limits import RATE
 from benchmarks.stage import Stage, cpu_figures
 from benchmarks.systems.names import System, reference
 
+RSS = "server RSS afterwards, MB"
 ACKNOWLEDGED = "acknowledged/s"
 DELIVERIES = "deliveries/s"
 PER_DELIVERY = "server CPU, µs/delivery"
@@ -38,7 +39,7 @@ async def one_to(
         figures |= {DELIVERIES: count * subscribers / seconds}
         figures |= {PER_DELIVERY: server / (count * subscribers) * 1e6}
     if rss:
-        figures |= {f"server RSS after {count:,}, MB": running.store.rss_mb()}
+        figures |= {RSS: running.store.rss_mb()}
     return figures | cpu_figures(
         count, publisher=sent["cpu_seconds"], server=server, subscriber=got[0]["cpu_seconds"]
     )

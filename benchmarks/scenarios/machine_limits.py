@@ -8,6 +8,7 @@ from benchmarks.readings import Figures, Subject, latency_figures
 from benchmarks.stage import Stage
 
 RATE = "messages/s"
+CPU = "CPU, µs/row"
 
 
 def sqlite_insert(count: Callable[[Stage], int], size_bytes: int, rows_per_commit: int = 1000) -> Subject:
@@ -22,7 +23,8 @@ def sqlite_insert(count: Callable[[Stage], int], size_bytes: int, rows_per_commi
             size_bytes=size_bytes,
             rows_per_commit=rows_per_commit,
         )
-        return {RATE: messages / (await worker.run())["seconds"]}
+        found = await worker.run()
+        return {RATE: messages / found["seconds"], CPU: found["cpu_seconds"] / messages * 1e6}
 
     rows = "1 row" if rows_per_commit == 1 else f"{rows_per_commit:,} rows"
     return Subject(name=f"limit: sqlite3.executemany, {rows} a commit", measure=measure)
@@ -40,7 +42,8 @@ def sqlite_read(count: Callable[[Stage], int], size_bytes: int) -> Subject:
             size_bytes=size_bytes,
             rows_per_read=1000,
         )
-        return {RATE: messages / (await worker.run())["seconds"]}
+        found = await worker.run()
+        return {RATE: messages / found["seconds"], CPU: found["cpu_seconds"] / messages * 1e6}
 
     return Subject(name="limit: sqlite3 range reads of 1,000 rows", measure=measure)
 
