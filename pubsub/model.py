@@ -121,6 +121,10 @@ class TopicInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How many are stored: fewer than the offsets span, after compaction. None while the owner is away."""
     bytes: int | None = None
     """What their payloads, keys and headers take; None while the owner is away."""
+    leaving: list[str] = []
+    """Replicas that go, once enough others are in sync."""
+    problem: str | None = None
+    """Why it is offline, or has fewer copies than it shall have; None where all is well."""
 
 
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +142,10 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     heartbeat_at: str | None = None
     load: dict[str, float] = {}
+    zone: str | None = None
+    """What fails together with it: copies of a topic are spread over zones."""
+    draining: bool = False
+    """Whether everything is being moved off it."""
 
 
 class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,6 +332,15 @@ def check_peer_name(name: str) -> str:
         InvalidNameError: it is not; the message states the rule.
     """
     return _check_part(name, "peer")
+
+
+def check_zone(zone: str) -> str:
+    """Return `zone` if it is a legal name of a zone, or empty: none is named.
+
+    Raises:
+        InvalidNameError: it is not; the message states the rule.
+    """
+    return _check_part(zone, "zone") if zone != "" else zone
 
 
 def check_group_name(name: str) -> str:

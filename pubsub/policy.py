@@ -1,4 +1,4 @@
-"""What becomes of a topic's messages with time: its policy, as people write it and as it is stored.
+"""What becomes of a topic's messages, and how many copies there are: its policy, as people write it and as it is stored.
 
 A policy is JSON of the names below, without those that have their default: `{"max_age_seconds": 604800,
 "compact": true}`. People write durations with units (`7d`, `1h30m`), sizes with units (`10GiB`, `500MB`), numbers
@@ -6,7 +6,7 @@ with underscores if they like (`1_000_000`), and `off` for what shall not be. Wh
 wrong with it. Who carries one out (`stored_policy`) takes what it understands: it was checked when it was set, a
 newer version may have added names, and what cannot be read must never delete anything.
 
-What the limits mean together is decided in `core/retention`.
+What the limits mean together is decided in `core/retention`, what the copies mean in `core/replication`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ DAY_SECONDS = 86_400
 MOST_AGE_SECONDS = 36_500 * DAY_SECONDS
 MOST_DEDUPE_SECONDS = 30 * DAY_SECONDS
 """Every id within the window is a row in the owner's file."""
+MOST_REPLICAS = 32
+"""Each of them takes every message from the owner."""
 MOST_NUMBER = 2**53 - 1
 """What the numbers of any JSON reader hold exactly."""
 
@@ -45,7 +47,7 @@ _NUMBER = re.compile(r"[0-9]+(?:_[0-9]+)*")
 _SIZE = re.compile(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?) ?([A-Za-z]*)")
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a topic keeps, and for how long. None: without such a limit.
 
     Raises (when it is made):
@@ -64,6 +66,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of each key only the latest message is kept; one without a payload removes its key."""
     dedupe_seconds: float = DEDUPE_SECONDS
     """For how long a message id is remembered; 0: not at all."""
+    replicas: int = 1
+    """On how many peers the topic lives, its owner's included; any but one may vanish."""
+    min_in_sync: int | None = None
+    """With fewer copies in sync, a publish with acks="all" is refused. None: a majority from three copies on, else 1."""
+    replica_lag_seconds: float = 10
+    """A replica that is behind or out of contact for longer is not in sync any more."""
+    replace_after_seconds: float = 300
+    """A replica whose peer is away for longer is replaced by one on another peer."""
 
     def __post_init__(self) -> None:
         _check_seconds("max_age", self.max_age_seconds, MOST_AGE_SECONDS)
@@ -71,6 +81,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         _check_count("max_bytes", self.max_bytes)
         if self.dedupe_seconds != 0:
             _check_seconds("dedupe", self.dedupe_seconds, MOST_DEDUPE_SECONDS)
+        self._check_replicas()
         for name in ("until_acknowledged", "compact"):
             if type(getattr(self, name)) is not bool:
                 raise SettingsError(f"{name} is True or False, not {getattr(self, name)!r}")
@@ -79,6 +90,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 "compact and until_acknowledged exclude each other: one keeps the latest of each key, the other "
                 "nothing that has been acknowledged"
             )
+
+    def _check_replicas(self) -> None:
+        _check_count("replicas", self.replicas, MOST_REPLICAS)
+        if self.replicas is None:
+            raise SettingsError("replicas is a whole number, from 1 on")
+        _check_count("min_in_sync", self.min_in_sync, MOST_REPLICAS)
+        if self.min_in_sync is not None and self.min_in_sync > self.replicas:
+            raise SettingsError(
+                f"min_in_sync ({self.min_in_sync}) is more than there are copies (replicas is {self.replicas})"
+            )
+        for name in ("replica_lag", "replace_after"):
+            value = getattr(self, f"{name}_seconds")
+            if value is None:
+                raise SettingsError(f"{name} is a number of seconds")
+            _check_seconds(name, value, MOST_AGE_SECONDS)
 
     @property
     def keeps_everything(self) -> bool:
@@ -199,6 +225,10 @@ _FIELDS: dict[str, tuple[str, _Parse, Any]] = {
     "until_acknowledged": ("until_acknowledged", parse_switch, False),
     "compact": ("compact", parse_switch, False),
     "dedupe": ("dedupe_seconds", parse_duration, 0),
+    "replicas": ("replicas", parse_count, 1),
+    "min_in_sync": ("min_in_sync", parse_count, None),
+    "replica_lag": ("replica_lag_seconds", parse_duration, 10),
+    "replace_after": ("replace_after_seconds", parse_duration, 300),
 }
 """Name, as people write it -> field, how its value is read, and what `off` makes of it."""
 
@@ -268,8 +298,8 @@ def change_record(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
 
 def encode_policy(policy: Policy) -> dict[str, Any]:
     """As JSON: without what has its default."""
-    record: dict[str, Any] = msgspec.to_builtins(policy)
-    return record
+    fields = ((field, getattr(policy, field)) for field in policy.__struct_fields__)
+    return {field: value for field, value in fields if value != getattr(DEFAULT, field)}
 
 
 def stored_policy(record: Mapping[str, Any]) -> Policy:
@@ -329,15 +359,15 @@ def _check_seconds(name: str, value: Any, most_seconds: float) -> None:
         raise SettingsError(f"{name} may be {most_seconds // DAY_SECONDS:,} days at most, not {shown(value)}")
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any, most: int = MOST_NUMBER) -> None:
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise SettingsError(f"{name} is a whole number, not {shown(value)}")
     if value <= 0:
         raise _not_positive(name, value)
-    if value > MOST_NUMBER:
-        raise SettingsError(f"{name} may be {MOST_NUMBER:,} at most, not {shown(value)}")
+    if value > most:
+        raise SettingsError(f"{name} may be {most:,} at most, not {shown(value)}")
 
 
 def _check_sign(value: Any, name: str) -> None:

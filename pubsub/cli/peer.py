@@ -9,11 +9,21 @@ import msgspec
 import typer
 
 from pubsub.cli.ask import ask
-from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, PeerName, Timeout, Verbose, check_address
+from pubsub.cli.options import (
+    LOOKUP_SECONDS,
+    Index,
+    Json,
+    PeerName,
+    Timeout,
+    Verbose,
+    check_address,
+    checked,
+)
 from pubsub.cli.output import TOPIC_FIELDS, print_list, print_one
 from pubsub.cli.peer_process import PeerOptions, become_peer
 from pubsub.config import DEFAULT_INDEX
 from pubsub.errors import PeerNotFoundError, PubsubError
+from pubsub.model import check_zone
 
 if TYPE_CHECKING:
     from pubsub.client.client import Client
@@ -52,6 +62,16 @@ def serve(
             help="Where others reach this peer, if not where it listens.",
         ),
     ] = None,
+    zone: Annotated[
+        str,
+        typer.Option(
+            "--zone",
+            metavar="NAME",
+            callback=checked(check_zone),
+            show_default=False,
+            help="What fails together with it, a rack or a site: copies of a topic are spread over zones.",
+        ),
+    ] = "",
     index: Index = DEFAULT_INDEX,
     verbose: Verbose = 0,
 ) -> None:
@@ -69,7 +89,13 @@ def serve(
       sqlite3 -readonly ./alice/peer.db "select * from topic_messages limit 5"
     """
     options = PeerOptions(
-        name=name, data=str(data), listen=listen, advertise=advertise, index=index, verbose=verbose
+        name=name,
+        data=str(data),
+        listen=listen,
+        advertise=advertise,
+        zone=zone,
+        index=index,
+        verbose=verbose,
     )
     become_peer(options)
 

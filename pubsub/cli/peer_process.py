@@ -18,6 +18,7 @@ from pubsub.cli.logs import set_up_logging
 from pubsub.cli.run import announce, note, on_stop_signal, run, settle_memory
 from pubsub.cli.stdout import abandon_stdout, occupy_standard_descriptors
 from pubsub.errors import PubsubError
+from pubsub.net.descriptors import raise_descriptor_limit
 
 
 class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ def main(options: PeerOptions) -> int:
     """
     occupy_standard_descriptors()
     set_up_logging(options.verbose)
+    raise_descriptor_limit()
     try:
         run(_serve(options))
     except PubsubError as error:

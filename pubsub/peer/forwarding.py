@@ -6,6 +6,7 @@ Answered from what this peer holds where that is enough, and passed on to the in
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +25,7 @@ FORWARD_SECONDS = 4.0
 
 
 class Forwarding:
-    """Serves Lookup, Topics, Peers, CreateTopic, DeleteTopic and Watch."""
+    """Serves Lookup, Topics, Peers, CreateTopic, DeleteTopic, Watch, ChangeReplicas, Promote and Drain."""
 
     def __init__(self, node: Node, directory: Directory) -> None:
         self._node = node
@@ -38,6 +39,9 @@ class Forwarding:
             m.CreateTopic: self.on_create_topic,
             m.DeleteTopic: self.on_delete_topic,
             m.Watch: self.on_watch,
+            m.ChangeReplicas: self.on_operator,
+            m.Promote: self.on_operator,
+            m.Drain: self.on_operator,
         }
 
     async def on_lookup(self, connection: ServerConnection, frame: m.Lookup) -> m.Frame | list[m.Frame]:
@@ -77,6 +81,12 @@ class Forwarding:
     ) -> m.Frame | list[m.Frame]:
         return await self._ask_index(frame.id, lambda request: m.DeleteTopic(request, frame.topic))
 
+    async def on_operator(
+        self, connection: ServerConnection, frame: m.ChangeReplicas | m.Promote | m.Drain
+    ) -> m.Frame | list[m.Frame]:
+        """What an operator wants done, by the index."""
+        return await self._ask_index(frame.id, partial(_with_id, frame))
+
     async def _ask_index(self, request: int, make: Callable[[int], m.Request]) -> list[m.Frame]:
         """Pass a question on, once: whoever asked tries again."""
         link = await self._directory.link()
@@ -88,6 +98,5 @@ class Forwarding:
         return m.Done(frame.id)
 
 
-def _with_id(reply: Any, request: int) -> m.Frame:
-    changed: m.Frame = msgspec.structs.replace(reply, id=request)
-    return changed
+def _with_id(frame: Any, request: int) -> Any:
+    return msgspec.structs.replace(frame, id=request)

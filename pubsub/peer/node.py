@@ -49,6 +49,7 @@ class Node:
         self.deliveries = Deliveries(store, settings, limits)
         self.address = ""
         """Where others reach this peer."""
+        self.zone = ""
         self.registered = False
         self.warning = ""
         """What is wrong with the registration, for people; empty when nothing is."""

@@ -37,6 +37,7 @@ from pubsub.model import (
     CursorInfo,
     TopicInfo,
     check_peer_name,
+    check_zone,
     is_text,
     parse_address,
     parse_addresses,
@@ -74,6 +75,7 @@ class Peer(Client):
         index: The address of an index, or several.
         listen: Where to serve; port 0 takes any free one.
         advertise: Where others reach this peer, if not at the address it listens on.
+        zone: What fails together with this peer, a rack or a site; copies of a topic are spread over zones.
 
     Raises (on entering):
         PeerNameTakenError: another live data directory has this name.
@@ -89,6 +91,7 @@ class Peer(Client):
         index: str | Sequence[str] = DEFAULT_INDEX,
         listen: str = "127.0.0.1:0",
         advertise: str | None = None,
+        zone: str = "",
         timeout_seconds: float | None = None,
         settings: ClientSettings | None = None,
         peer_settings: PeerSettings | None = None,
@@ -104,6 +107,7 @@ class Peer(Client):
         self._index = parse_addresses(index)
         self._listen = parse_address(listen)
         self._advertise = None if advertise is None else parse_address(advertise)
+        self._zone = check_zone(zone)
         self._peer_settings = settings_of(PeerSettings, peer_settings)
         self._storage_settings = settings_of(StorageSettings, storage_settings)
         self._registering: asyncio.Task[None] | None = None
@@ -137,6 +141,7 @@ class Peer(Client):
             raise
         self._store = store
         self._node.schedule.start()
+        self._node.zone = self._zone
         self._node.address = str(self._advertise or _reachable(listening))
         self._node.connections = lambda: len(self._server.connections)
         # As a client it asks itself: the node answers what it knows and passes on the rest.

@@ -92,6 +92,7 @@ class Registration:
                 incarnation=node.store.incarnation,
                 software=__version__,
                 started_us=node.started_us,
+                zone=node.zone,
             ),
             REQUEST_SECONDS,
         )

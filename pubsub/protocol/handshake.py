@@ -12,12 +12,13 @@ from pubsub.version import __version__
 
 _DIRECTORY: frozenset[type] = frozenset(
     {m.Lookup, m.Topics, m.Peers, m.CreateTopic, m.DeleteTopic, m.Watch, m.Status, m.Publish, m.Query}
+    | {m.ChangeReplicas, m.Promote, m.Drain}
 )
 
 ACCEPTED: dict[str, frozenset[type]] = {
-    "index": _DIRECTORY | {m.Register, m.Heartbeat, m.Announce, m.Leave},
+    "index": _DIRECTORY | {m.Register, m.Heartbeat, m.Announce, m.Leave, m.Propose},
     "peer": _DIRECTORY
-    | {m.Subscribe, m.Unsubscribe, m.Credit, m.CreateCopy, m.DropCopy, m.Held}
+    | {m.Subscribe, m.Unsubscribe, m.Credit, m.CreateCopy, m.DropCopy, m.Held, m.CopyEnds, m.HandOver}
     | {m.JoinGroup, m.Settle, m.Groups, m.ChangeGroup, m.PeekGroup}
     | {m.CommitCursor, m.Cursors, m.ChangeCursor, m.Scheduled, m.CancelScheduled, m.SetPolicy},
 }

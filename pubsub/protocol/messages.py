@@ -53,6 +53,37 @@ class CopyState(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     next_offset: int = 0
     created_us: int = 0
     policy: dict[str, Any] = {}
+    replicas: list[str] = []
+    """Peers on which the topic shall live, the owner among them."""
+    in_sync: list[str] = []
+    """Those that hold everything committed, the owner among them."""
+    version: int = 0
+    """Of the registry's record, as far as it is known; grows within an epoch. 0: of none."""
+    owner_address: str = ""
+    """Where the owner serves, to whoever is to follow it; empty while that is not known."""
+    lossy: bool = False
+    """The epoch began with a copy that may have missed committed messages, on an operator's word."""
+
+
+class CopyEnd(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """How far a peer's copy of a topic goes."""
+
+    topic_id: int
+    last_epoch: int
+    """In which the end of its log was written; 0 of an empty one that never followed."""
+    highest_epoch: int
+    """The newest that it has promised, owned or followed."""
+    next_offset: int
+    committed: int
+    sound: bool = True
+    """False: the copy is damaged, set aside, or does not yet hold again what it once had; it may not own the topic."""
+    config_epoch: int = 0
+    """Of the newest `core.replication.Config` that it has stored; 0: none."""
+    config_version: int = 0
+    replicas: list[str] = []
+    """Of that `Config`."""
+    min_in_sync: int = 0
+    """Of that `Config`."""
 
 
 class Hello(msgspec.Struct, array_like=True, tag=1, frozen=True, kw_only=True):
@@ -500,6 +531,8 @@ class Register(msgspec.Struct, array_like=True, tag=50, frozen=True, kw_only=Tru
     incarnation: str
     software: str
     started_us: int
+    zone: str = ""
+    """What fails together with this peer: a rack, a site. Copies of a topic are spread over zones."""
 
 
 class Registered(msgspec.Struct, array_like=True, tag=51, frozen=True, kw_only=True):
@@ -543,11 +576,14 @@ class Reconciled(msgspec.Struct, array_like=True, tag=55, frozen=True, kw_only=T
 
     id: int
     create: list[CopyState] = []
-    """Registered as yours but not announced: create them, empty."""
+    """Hold these in the role and with the owner that they say: registered as yours but not announced (create
+    them, empty), or changed since you last heard of them."""
     deleted: list[int] = []
     """Deleted while you were away: drop these copies."""
     set_aside: list[int] = []
     """Their name belongs to another topic now: keep the file's rows, serve them no more."""
+    unwanted: list[CopyState] = []
+    """They live on other peers now: drop your copy, unless you know of a later epoch or version than this."""
 
 
 class Leave(msgspec.Struct, array_like=True, tag=56, frozen=True, kw_only=True):
@@ -559,17 +595,21 @@ class Leave(msgspec.Struct, array_like=True, tag=56, frozen=True, kw_only=True):
 
 
 class CreateCopy(msgspec.Struct, array_like=True, tag=57, frozen=True):
-    """Index to peer: hold this topic. Repeating it changes nothing."""
+    """Index to peer: hold this topic, in this role. Repeating it, or an older epoch or version, changes nothing."""
 
     id: int
     copy: CopyState
 
 
 class DropCopy(msgspec.Struct, array_like=True, tag=58, frozen=True):
-    """Index to peer: the topic was deleted. Repeating it changes nothing."""
+    """Index to peer: the topic was deleted, or lives on other peers now. Repeating it changes nothing."""
 
     id: int
     topic_id: int
+    epoch: int = 0
+    """0: the topic was deleted. Otherwise it lives elsewhere, by the record of this epoch and version: a peer that
+    knows of a later one keeps its copy."""
+    version: int = 0
 
 
 class Held(msgspec.Struct, array_like=True, tag=59, frozen=True):
@@ -577,6 +617,95 @@ class Held(msgspec.Struct, array_like=True, tag=59, frozen=True):
 
     id: int
     topics: list[str] | None = None
+
+
+# Replication: who holds, who owns
+
+
+class Propose(msgspec.Struct, array_like=True, tag=80, frozen=True, kw_only=True):
+    """The owner of a topic to an index: change its record, if it still is the one that I know.
+
+    `owner` empty: these are in sync from now on. Otherwise I resign, in favour of that one among them; and I am
+    about to stop, if I am not among them myself.
+    """
+
+    id: int
+    name: str
+    incarnation: str
+    topic: str
+    topic_id: int
+    epoch: int
+    version: int
+    in_sync: list[str]
+    owner: str = ""
+
+
+class Proposed(msgspec.Struct, array_like=True, tag=81, frozen=True):
+    """Whether it was done, and what the registry holds now; `record` nil: none of this topic, so announce it."""
+
+    id: int
+    applied: bool
+    record: CopyState | None
+
+
+class CopyEnds(msgspec.Struct, array_like=True, tag=82, frozen=True):
+    """Index to peer: how far do your copies of these topics go? Those that you do not hold are left out.
+
+    With `promise`: take nothing of older epochs any more, and have that on disk before you answer. A copy that has
+    heard of this epoch, or a later one, does not promise, and says so by its `highest_epoch`.
+    """
+
+    id: int
+    topic_ids: list[int]
+    promise: int = 0
+
+
+class CopyEndList(msgspec.Struct, array_like=True, tag=83, frozen=True):
+    id: int
+    ends: list[CopyEnd]
+
+
+class HandOver(msgspec.Struct, array_like=True, tag=89, frozen=True):
+    """Index to owner: resign in favour of `to`, which is in sync. Answered by Done once the record says so."""
+
+    id: int
+    topic_id: int
+    to: str
+
+
+class ChangeReplicas(msgspec.Struct, array_like=True, tag=90, frozen=True, kw_only=True):
+    """Have copies of a topic on these peers, and not on those, which go once enough others are in sync.
+
+    Answered by a TopicList with the topic as it is now; the copies follow. Both: a move, the number stays.
+    """
+
+    id: int
+    topic: str
+    add: list[str] = []
+    remove: list[str] = []
+
+
+class Promote(msgspec.Struct, array_like=True, tag=91, frozen=True):
+    """Make `peer` the owner of a topic. Answered by Done, with a note that says what may be lost.
+
+    `accept_loss`: also while no copy that is in sync is alive, to one that is not.
+    """
+
+    id: int
+    topic: str
+    peer: str
+    accept_loss: bool = False
+
+
+class Drain(msgspec.Struct, array_like=True, tag=92, frozen=True):
+    """Move everything off `peer`, and place nothing there until it is started again, or with `cancel`.
+
+    Answered by a StatusReport that says how much is left; ask again to see it grow less.
+    """
+
+    id: int
+    peer: str
+    cancel: bool = False
 
 
 Frame = (
@@ -589,6 +718,8 @@ Frame = (
     | JoinGroup | Joined | Settle | Settled | Groups | GroupList | ChangeGroup | PeekGroup
     | CommitCursor | Cursors | CursorList | ChangeCursor
     | Scheduled | ScheduledList | CancelScheduled | SetPolicy
+    | Propose | Proposed | CopyEnds | CopyEndList
+    | HandOver | ChangeReplicas | Promote | Drain
 )  # fmt: skip
 """Any frame."""
 
@@ -598,5 +729,6 @@ Request = (
     | CommitCursor | Cursors | ChangeCursor | Scheduled | CancelScheduled | SetPolicy
     | Lookup | Topics | Peers | CreateTopic | DeleteTopic
     | Watch | Status | Register | Heartbeat | Announce | Leave | CreateCopy | DropCopy | Held
+    | Propose | CopyEnds | HandOver | ChangeReplicas | Promote | Drain
 )  # fmt: skip
 """A frame that is answered by one with the same id."""

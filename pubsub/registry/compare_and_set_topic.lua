@@ -1,5 +1,6 @@
 -- pubsub:topic:<name>  hash: id, owner, epoch, version, in_sync and replicas (JSON arrays), policy (JSON),
---                      created_at (microseconds)
+--                      created_at (microseconds), leaving (JSON array, where there are such), life (of a
+--                      replicated topic: the generation in which its owner was decided), lossy (yes, where it is)
 -- pubsub:events        channel: told when the record changes, in the same step
 --
 -- Writes or deletes a topic's record if it still is the one that was read. A hash without a sound id, epoch and

@@ -24,11 +24,11 @@ import msgspec
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """One life of a registry: a wiped one begins a new life."""
+    """One life of a registry: one that was wiped, or set back to an older state, begins a new life."""
 
     id: str
     created_at: int
-    """When it was found empty. No ownership decision is taken before a full ttl has passed since."""
+    """When it was found so. No ownership decision is taken before a full ttl has passed since."""
     schema: int
 
 
@@ -45,6 +45,10 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     load: Mapping[str, float] = {}
     reachable: bool = True
     """Whether the index could dial the address at registration."""
+    zone: str = ""
+    """What fails together with it; empty: not named."""
+    draining: bool = False
+    """Whether everything is to be moved off it; only `set_draining` changes it."""
 
 
 class PeerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +85,7 @@ HeartbeatOutcome = Literal["ok", "missing", "superseded"]
 
 
 class TopicRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Who owns a topic. `version` counts the changes of the record; only the registry sets it."""
+    """Who owns a topic. `version` grows with each change of the record; only the registry sets it."""
 
     name: str
     id: int
@@ -94,6 +98,17 @@ class TopicRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Peers on which the topic shall live, the owner among them."""
     policy: Mapping[str, Any] = {}
     created_at: int
+    leaving: Sequence[str] = []
+    """Replicas that go, once enough others are in sync."""
+    life: str = ""
+    """The generation of the registry in which the ownership of a replicated topic was decided."""
+    lossy: bool = False
+    """Its owner was made owner on an operator's word, and may have missed committed messages."""
+
+    @property
+    def holders(self) -> set[str]:
+        """The peers that hold a copy, or are to."""
+        return {self.owner, *self.replicas}
 
 
 class CasResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +156,11 @@ class Registry(ABC):
 
     @abstractmethod
     async def generation(self, now: int) -> Generation:
-        """Say which life this is; an empty registry begins a new one."""
+        """Say which life this is. An empty registry begins a new one, and so does one that was set back.
+
+        It was set back if it has forgotten an earlier call: an old snapshot was loaded, or a replica took over
+        that lagged behind. Known limit: changes after the last call are not missed, so call it often.
+        """
 
     # Peers
 
@@ -173,6 +192,10 @@ class Registry(ABC):
     async def peer(self, name: str, now: int) -> PeerState | None:
         """One peer, or None if it is not known or said goodbye."""
 
+    @abstractmethod
+    async def set_draining(self, name: str, draining: bool) -> bool:
+        """Mark a peer as one that everything is to be moved off, until it is started anew; False: it is away."""
+
     # Topics
 
     @abstractmethod
@@ -182,8 +205,16 @@ class Registry(ABC):
         """Replace the record that was read as `expected` by `record`, if it is still that one.
 
         Compared are id, epoch and version, so that a deleted and re-created topic is never taken for the old
-        one. `expected` None: create, if there is none. `record` None: delete. The new version is set here.
+        one. `expected` None: create, if there is none. `record` None: delete. The new version is set here: more
+        than that of `expected` and than that of `record`; of one that is created that of `record`, but from 1 on,
+        so that it does not begin anew in a registry that was wiped.
         """
+
+    @abstractmethod
+    async def compare_and_set_topics(
+        self, changes: Sequence[tuple[TopicRecord, TopicRecord]]
+    ) -> list[CasResult]:
+        """`compare_and_set_topic` of many records, each by itself: (as read, to be)."""
 
     @abstractmethod
     async def restore_topics(self, records: Sequence[TopicRecord]) -> list[CasResult]:

@@ -28,6 +28,7 @@ def encode_peer(record: PeerRecord) -> list[str]:
         *("started_at", str(record.started_at)),
         *("heartbeat_at", str(record.heartbeat_at)),
         *("reachable", "yes" if record.reachable else "no"),
+        *(("zone", record.zone) if record.zone else ()),
         *encode_load(record.load),
     ]
 
@@ -47,6 +48,8 @@ def decode_peer(name: str, fields: Mapping[str, str]) -> PeerRecord | None:
             started_at=int(fields["started_at"]),
             heartbeat_at=int(fields["heartbeat_at"]),
             reachable=fields["reachable"] == "yes",
+            zone=fields.get("zone", ""),
+            draining=fields.get("draining") == "yes",
             load={
                 field.removeprefix(_LOAD): int(value) if _INTEGER.fullmatch(value) else float(value)
                 for field, value in fields.items()
@@ -68,6 +71,9 @@ def encode_topic(record: TopicRecord, version: int) -> list[str]:
         *("replicas", _json.encode(record.replicas).decode()),
         *("policy", _json.encode(record.policy).decode()),
         *("created_at", str(record.created_at)),
+        *(("leaving", _json.encode(record.leaving).decode()) if record.leaving else ()),
+        *(("life", record.life) if record.life else ()),
+        *(("lossy", "yes") if record.lossy else ()),
     ]
 
 
@@ -83,6 +89,9 @@ def decode_topic(name: str, fields: Mapping[str, str]) -> TopicRecord | None:
             replicas=_list_of_text(fields.get("replicas", "")),
             policy=_object(fields.get("policy", "")),
             created_at=int(fields.get("created_at", "0")),
+            leaving=_list_of_text(fields.get("leaving", "")),
+            life=fields.get("life", ""),
+            lossy=fields.get("lossy") == "yes",
         )
     except (KeyError, ValueError):
         return None

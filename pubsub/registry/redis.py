@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from pubsub.config import DEFAULT_NAMESPACE
-from pubsub.errors import ClosedError, RegistryUnavailableError, SettingsError
+from pubsub.errors import ClosedError, RegistryUnavailableError, SettingsError, reason_of
 from pubsub.registry import scripts
 from pubsub.registry.commands import PIPELINE_COMMANDS, Command, Commands
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient, make_client
@@ -75,6 +75,8 @@ class RedisRegistry(Registry):
         self._closing = AsyncExitStack()
         self._client: RedisClient | None = None
         self._commands: Commands | None = None
+        self._seen_at = 0
+        """When the registry was last looked at, as it said itself; it must not forget."""
 
     @property
     def where(self) -> str:
@@ -85,7 +87,8 @@ class RedisRegistry(Registry):
         try:
             self._use(make_client(self._redis_address, self._closing))
         except (ValueError, OSError) as error:  # such as a certificate file that is not there
-            raise SettingsError(f"the registry URL {self.where} cannot be used: {error}") from error
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            raise SettingsError(f"the registry URL {self.where} cannot be used: {reason}") from error
 
     def _use(self, client: RedisClient, pipeline_commands: int = PIPELINE_COMMANDS) -> None:
         self._client = client
@@ -106,11 +109,12 @@ class RedisRegistry(Registry):
     async def generation(self, now: int) -> Generation:
         keys = self._keys
         (reply,) = await self._run(
-            scripts.BEGIN_GENERATION.call(keys.registry, uuid.uuid4().hex, now, SCHEMA)
+            scripts.BEGIN_GENERATION.call(keys.registry, uuid.uuid4().hex, now, SCHEMA, self._seen_at, now)
         )
-        identity, created_at, schema = reply
+        identity, created_at, schema, seen_at = reply
         try:
             found = Generation(id=identity, created_at=int(created_at), schema=int(schema))
+            self._seen_at = int(seen_at)
         except (TypeError, ValueError) as error:
             raise SettingsError(f"{keys.registry} in {self.where} is damaged: delete that key") from error
         if found.schema > SCHEMA:
@@ -177,6 +181,14 @@ class RedisRegistry(Registry):
             await self._run(("ZREM", keys.peers, name))
         return bool(removed)
 
+    async def set_draining(self, name: str, draining: bool) -> bool:
+        keys = self._keys
+        script = scripts.SET_DRAINING.call(
+            keys.peer(name), "yes" if draining else "no", keys.events, self._event("peer", name)
+        )
+        (found,) = await self._run(script)
+        return bool(found)
+
     async def peers(self, now: int) -> list[PeerState]:
         (flat,) = await self._run(("ZRANGE", self._keys.peers, 0, -1, "WITHSCORES"))
         return await self._peer_states(pairs(flat), now)
@@ -217,16 +229,44 @@ class RedisRegistry(Registry):
         )
         result = self._cas_result(name, expected, record, reply)
         if result.applied:
-            with suppress(RegistryUnavailableError):  # the change is made; the owner's announcement adds this
-                await self._run(("SADD", keys.peer_topics(record.owner), name))
+            await self._note_holders([(expected, record)])
         return result
+
+    async def compare_and_set_topics(
+        self, changes: Sequence[tuple[TopicRecord, TopicRecord]]
+    ) -> list[CasResult]:
+        replies = await self._run(
+            *(self._compare_and_set(record.name, expected, record) for expected, record in changes)
+        )
+        results = [
+            self._cas_result(record.name, expected, record, reply)
+            for (expected, record), reply in zip(changes, replies, strict=True)
+        ]
+        await self._note_holders([c for c, result in zip(changes, results, strict=True) if result.applied])
+        return results
+
+    async def _note_holders(self, changes: Iterable[tuple[TopicRecord | None, TopicRecord]]) -> None:
+        """Keep the lists of what peers hold in line with records that were changed."""
+        added: dict[str, list[str]] = {}
+        removed: dict[str, list[str]] = {}
+        for expected, record in changes:
+            before = expected.holders if expected else set()
+            for peer in record.holders - before:
+                added.setdefault(peer, []).append(record.name)
+            for peer in before - record.holders:
+                removed.setdefault(peer, []).append(record.name)
+        with suppress(RegistryUnavailableError):  # the changes are made; announcements of the peers add this
+            await self._run(
+                *(("SADD", self._keys.peer_topics(peer), *names) for peer, names in added.items()),
+                *(("SREM", self._keys.peer_topics(peer), *names) for peer, names in removed.items()),
+            )
 
     async def _delete_topic(self, name: str, expected: TopicRecord | None) -> CasResult:
         keys = self._keys
         (reply,) = await self._run(self._compare_and_set(name, expected, None))
         result = self._cas_result(name, expected, None, reply)
         if result.applied:
-            holders = {expected.owner, *expected.replicas} if expected else set()
+            holders = expected.holders if expected else set()
             with suppress(RegistryUnavailableError):  # a name without a record is passed over
                 await self._run(
                     ("ZREM", keys.topics, name), *(("SREM", keys.peer_topics(peer), name) for peer in holders)
@@ -257,7 +297,7 @@ class RedisRegistry(Registry):
             *((expected.id, expected.epoch, expected.version) if expected else ("", "", "")),
             keys.events,
             self._event("topic", name),
-            *(encode_topic(record, _next_version(expected)) if record else ()),
+            *(encode_topic(record, _next_version(expected, record)) if record else ()),
         )
 
     def _cas_result(
@@ -272,7 +312,11 @@ class RedisRegistry(Registry):
         If the connection broke, the script may have been run twice and find its own work: that is success.
         """
         applied, flat = reply
-        wanted = decode_topic(name, pairs(encode_topic(record, _next_version(expected)))) if record else None
+        wanted = (
+            decode_topic(name, pairs(encode_topic(record, _next_version(expected, record))))
+            if record
+            else None
+        )
         current = decode_topic(name, pairs(flat))
         return CasResult(applied=bool(applied) or current == wanted, current=current)
 
@@ -367,5 +411,5 @@ def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _next_version(expected: TopicRecord | None) -> int:
-    return expected.version + 1 if expected else 1
+def _next_version(expected: TopicRecord | None, record: TopicRecord) -> int:
+    return max(expected.version, record.version) + 1 if expected else max(record.version, 1)

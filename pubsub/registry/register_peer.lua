@@ -1,5 +1,6 @@
 -- pubsub:peer:<name>  hash, expires after the ttl: address, incarnation, version, started_at, heartbeat_at
---                     (microseconds), reachable (yes or no), load.<figure>
+--                     (microseconds), reachable (yes or no), zone (where one is named), draining (yes or no, once
+--                     it has been set: by set_draining.lua, until the peer is started anew), load.<figure>
 -- pubsub:events       channel: told when the record is written
 --
 -- Writes a peer's record unless another incarnation has the better right to the name.
@@ -24,8 +25,12 @@ if holder then
     return {'superseded', redis.call('HGETALL', KEYS[1])}
   end
 end
+local draining = holder == ARGV[1] and redis.call('HGET', KEYS[1], 'draining')
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], unpack(ARGV, 5))
+if draining then
+  redis.call('HSET', KEYS[1], 'draining', draining)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return {'registered'}

@@ -32,6 +32,7 @@ BEGIN_GENERATION = _read("begin_generation")
 REGISTER_PEER = _read("register_peer")
 HEARTBEAT = _read("heartbeat")
 REMOVE_PEER = _read("remove_peer")
+SET_DRAINING = _read("set_draining")
 COMPARE_AND_SET_TOPIC = _read("compare_and_set_topic")
 ANNOUNCE_COPIES = _read("announce_copies")
 REPORT_SUBSCRIBERS = _read("report_subscribers")
@@ -43,6 +44,7 @@ _TEXTS = {
         REGISTER_PEER,
         HEARTBEAT,
         REMOVE_PEER,
+        SET_DRAINING,
         COMPARE_AND_SET_TOPIC,
         ANNOUNCE_COPIES,
         REPORT_SUBSCRIBERS,

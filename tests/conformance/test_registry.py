@@ -614,3 +614,81 @@ async def test_closed_registry_says_so_and_may_be_closed_twice(make_registry: Ma
     await registry.close()
     with pytest.raises(ClosedError):
         await registry.generation(NOW)
+
+
+# Replicas: what the controller needs
+
+
+async def test_many_records_are_compared_and_set_each_by_itself(registry: RedisRegistry) -> None:
+    read = [await create(registry, a_topic(f"t.{n}", id=n + 1)) for n in range(5)]
+    stale = msgspec.structs.replace(read[2], version=9)
+    changes = [(r, msgspec.structs.replace(r, owner="bob", epoch=2)) for r in (*read[:2], stale, *read[3:])]
+    results = await registry.compare_and_set_topics(changes)
+    assert [result.applied for result in results] == [True, True, False, True, True]
+    assert results[2].current == read[2]
+    found = await registry.lookup([r.name for r in read])
+    assert [(r.owner, r.epoch) for r in found if r] == [("bob", 2)] * 2 + [("alice", 1)] + [("bob", 2)] * 2
+    assert [result.current for result in results] == found
+    assert await registry.compare_and_set_topics([]) == []
+
+
+async def test_who_is_to_hold_a_copy_is_known_from_the_record(registry: RedisRegistry) -> None:
+    topic = await create(registry, a_topic(replicas=["alice", "bob"]))
+    assert [await registry.topics_of(peer) for peer in ("alice", "bob")] == [{"sensors.temp"}] * 2
+    moved = msgspec.structs.replace(topic, owner="carol", replicas=["bob", "carol"], epoch=2)
+    (result,) = await registry.compare_and_set_topics([(topic, moved)])
+    assert result.applied
+    found = [await registry.topics_of(peer) for peer in ("alice", "bob", "carol")]
+    assert found == [set(), {"sensors.temp"}, {"sensors.temp"}]
+
+
+async def test_a_restored_record_has_the_version_that_is_known_of_it_and_grows_from_there(
+    registry: RedisRegistry,
+) -> None:
+    (result,) = await registry.restore_topics([a_topic(version=41, leaving=["bob"])])
+    assert result.current == a_topic(version=41, leaving=["bob"])
+    later = await registry.compare_and_set_topic("sensors.temp", result.current, a_topic(version=7))
+    assert later.current == a_topic(version=42)
+
+
+async def test_a_zone_and_the_mark_of_draining_are_found_with_the_peer(registry: RedisRegistry) -> None:
+    assert not await registry.set_draining("alice", True)
+    await registry.register_peer(a_peer(zone="rack-1"), TTL, NOW)
+    assert await registry.set_draining("alice", True)
+    (state,) = await registry.peers(NOW)
+    assert state.record == a_peer(zone="rack-1", draining=True)
+    await registry.set_draining("alice", False)
+    (state,) = await registry.peers(NOW)
+    assert state.record == a_peer(zone="rack-1")
+
+
+async def test_draining_lasts_until_the_peer_is_started_anew(registry: RedisRegistry) -> None:
+    await registry.register_peer(a_peer(), TTL, NOW)
+    await registry.set_draining("alice", True)
+    for incarnation, draining in (("aa.1", True), ("aa.2", False)):
+        await registry.register_peer(a_peer(incarnation=incarnation), TTL, NOW)
+        state = await registry.peer("alice", NOW)
+        assert state is not None
+        assert state.record is not None
+        assert state.record.draining is draining
+
+
+async def test_a_registry_that_was_set_back_begins_a_new_life_once(registry: RedisRegistry) -> None:
+    first = await registry.generation(NOW)
+    snapshot = await raw(registry, "HGETALL", "pubsub:registry")
+    assert await registry.generation(NOW + SECOND) == first
+    fields = snapshot if isinstance(snapshot, list) else [text for pair in snapshot.items() for text in pair]
+    await raw(registry, "DEL", "pubsub:registry")
+    await raw(registry, "HSET", "pubsub:registry", *fields)
+    second = await registry.generation(NOW + 2 * SECOND)
+    assert second.id != first.id
+    assert second.created_at == NOW + 2 * SECOND
+    assert await registry.generation(NOW + 3 * SECOND) == second
+
+
+async def test_a_clock_that_is_behind_is_not_taken_for_a_registry_that_was_set_back(
+    registry: RedisRegistry,
+) -> None:
+    first = await registry.generation(NOW)
+    assert await registry.generation(NOW - 5 * SECOND) == first
+    assert await registry.generation(NOW) == first

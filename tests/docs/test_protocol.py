@@ -28,7 +28,7 @@ from tests.docs.plain_client import PlainClient, size_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 FRAMES: tuple[Any, ...] = get_args(m.Frame)
-INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, TopicInfo, PeerInfo, CursorInfo, ScheduledMessage)
+INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, m.CopyEnd, TopicInfo, PeerInfo, CursorInfo, ScheduledMessage)
 """Structures that occur within frames."""
 
 
