@@ -1,9 +1,20 @@
 import itertools
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub.core.placement import Candidate, choose_peer
+from pubsub.core.placement import (
+    Candidate,
+    Step,
+    choose_peer,
+    choose_replicas,
+    next_step,
+    with_added,
+    with_leaving,
+    with_moved,
+)
+from tests.unit.core.records import LIFE, Record
 
 
 def a_candidate(peer: str, topics: int = 0, messages_per_second: float = 0.0) -> Candidate:
@@ -48,3 +59,97 @@ def test_topics_placed_one_after_the_other_spread_evenly() -> None:
 def test_the_choice_does_not_depend_on_the_order_of_the_candidates(loads: list[tuple[int, float]]) -> None:
     candidates = [a_candidate(f"p{n}", topics, rate) for n, (topics, rate) in enumerate(loads)]
     assert len({choose_peer(order) for order in itertools.permutations(candidates)}) == 1
+
+
+# Replicas
+
+
+def test_replicas_go_to_different_peers_and_to_different_zones_where_they_are_named() -> None:
+    candidates = [
+        Candidate(peer=peer, topics=topics, zone=zone)
+        for peer, topics, zone in [("a", 0, "x"), ("b", 1, "x"), ("c", 9, "y"), ("d", 2, "")]
+    ]
+    assert choose_replicas(candidates, 3) == ["a", "d", "c"]
+    assert choose_replicas(candidates, 9) == ["a", "d", "c", "b"]
+    assert choose_replicas(candidates, 2, first="c") == ["c", "a"]
+
+
+def step(record: Record, *candidates: str, gone: tuple[str, ...] = ()) -> Step | None:
+    return next_step(record, [a_candidate(peer) for peer in candidates], life=LIFE, gone=gone)
+
+
+def test_a_topic_that_has_its_copies_is_left_alone() -> None:
+    assert step(Record(), "d") is None
+
+
+def test_a_replica_that_was_away_for_long_is_replaced_where_there_is_a_peer_for_it() -> None:
+    record = Record(in_sync=("a", "b"), policy={"replicas": 3})
+    assert step(record, gone=("c",)) is None
+    add = step(record, "d", gone=("c",))
+    assert add is not None
+    assert (add.kind, add.peer) == ("add", "d")
+    record = record.after(add.change)
+    assert step(record, gone=("c",)) is None  # d has not caught up yet
+    record = msgspec.structs.replace(record, in_sync=("a", "b", "d"))
+    remove = step(record, gone=("c",))
+    assert remove is not None
+    assert record.after(remove.change).replicas == ("a", "b", "d")
+
+
+def test_a_move_adds_waits_hands_over_and_removes() -> None:
+    record = Record(policy={"replicas": 3})
+    record = record.after(with_moved(record, "a", "d", life=LIFE))
+    assert (record.replicas, record.leaving, record.in_sync) == (
+        ("a", "b", "c", "d"),
+        ("a",),
+        ("a", "b", "c"),
+    )
+    waits = step(record)
+    assert waits is not None
+    assert waits.kind == "wait"
+    record = msgspec.structs.replace(record, in_sync=("a", "b", "c", "d"))
+    hands_over = step(record)
+    assert hands_over is not None
+    assert (hands_over.kind, hands_over.peer) == ("hand_over", "b")
+    record = msgspec.structs.replace(record, owner="b", in_sync=("b", "a", "c", "d"))
+    remove = step(record)
+    assert remove is not None
+    record = record.after(remove.change)
+    assert (record.replicas, record.in_sync, record.leaving) == (("b", "c", "d"), ("b", "c", "d"), ())
+    assert step(record) is None
+
+
+def test_a_removed_replica_goes_without_a_replacement() -> None:
+    record = Record(policy={"replicas": 3})
+    record = record.after(with_leaving(record, "c"), replicas=2)
+    remove = step(record, "d")
+    assert remove is not None
+    assert record.after(remove.change).replicas == ("a", "b")
+
+
+def test_the_last_copy_is_never_taken_away() -> None:
+    record = Record(replicas=("a",), in_sync=("a",), leaving=("a",), policy={"replicas": 1})
+    waits = step(record)
+    assert waits is not None
+    assert waits.kind == "wait"
+
+
+def test_the_only_copy_of_a_drained_peer_moves_in_steps() -> None:
+    record = Record(replicas=("a",), in_sync=("a",), leaving=("a",), policy={"replicas": 1})
+    add = step(record, "b")
+    assert add is not None
+    record = record.after(add.change)
+    assert record.replicas == ("a", "b")
+    record = msgspec.structs.replace(record, in_sync=("a", "b"))
+    hands_over = step(record)
+    assert hands_over is not None
+    assert (hands_over.kind, hands_over.peer) == ("hand_over", "b")
+
+
+def test_adding_a_replica_that_was_leaving_keeps_it() -> None:
+    record = Record(leaving=("c",))
+    assert record.after(with_added(record, "c", life=LIFE)).leaving == ()
+
+
+def test_who_has_no_copy_cannot_leave() -> None:
+    assert Record().after(with_leaving(Record(), "x")).leaving == ()
