@@ -93,6 +93,9 @@ def serve(
       pubsub index serve --redis redis+sentinel://s1:26379,s2:26379/main --ttl 10
     """
     from pubsub.index import IndexServer
+    from pubsub.net.descriptors import raise_descriptor_limit
+
+    raise_descriptor_limit()
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -24,7 +24,7 @@ import msgspec
 from pubsub.client.group_options import checked_delay_us
 from pubsub.client.routes import Route, Routes
 from pubsub.client.settling import OWN_BACKOFF, Settling
-from pubsub.client.stream import Stream
+from pubsub.client.stream import Stream, end_stream
 from pubsub.client.subscription import Start, columns_of, start_fields
 from pubsub.config import ClientSettings
 from pubsub.errors import InvalidRequestError, RemoteProtocolError, shown
@@ -97,6 +97,7 @@ class GroupSubscription(Stream):
     it, or its client, is closed, or after `stop`. Raises from the iteration:
         TopicNotFoundError: the topic was deleted, also when it has been created anew since.
         GroupNotFoundError: the group was deleted.
+        InvalidRequestError: it was made anew by somebody, without the order that is asked for here.
         TimeoutExpiredError: the owner could not be reached again within `reconnect_seconds`.
     """
 
@@ -153,6 +154,13 @@ class GroupSubscription(Stream):
     def _begin(self, link: Link, reply: m.Frame) -> int:
         if not isinstance(reply, m.Joined):
             raise RemoteProtocolError(f"unexpected reply to join: {type(reply).__name__}")
+        if self._asked.get("ordered") and not reply.options.get("ordered"):
+            self._leave()
+            end_stream(link, self._number)
+            raise InvalidRequestError(
+                f"group {self.group} of {self.topic} is not ordered, and stays as it was made: "
+                "use another one, or delete it first"
+            )
         self.options = reply.options
         for option, value in self._asked.items():
             if reply.options.get(option, value) != value:

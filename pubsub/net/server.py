@@ -29,6 +29,7 @@ from pubsub.errors import (
 )
 from pubsub.model import Address
 from pubsub.net.connection import Connection
+from pubsub.net.descriptors import room_for_connections
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import encode_frame
 from pubsub.protocol.handshake import ACCEPTED, check_hello
@@ -85,7 +86,7 @@ class ServerConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        others, most = len(self._server.connections), self.limits.connections
+        others, most = len(self._server.connections), self._server.most_connections
         self._server.connections.add(self)
         if others >= most:
             self._refuse_connection(f"{most} connections are open, which is the most", others - most)
@@ -230,6 +231,7 @@ class Server:
         self.limits = limits
         self.accepted = ACCEPTED[role]
         self.connections: set[ServerConnection] = set()
+        self.most_connections = room_for_connections(limits.connections)
         self.address: Address | None = None
         self._server: asyncio.Server | None = None
 

@@ -374,6 +374,23 @@ async def test_deleting_the_topic_ends_its_members_with_an_error(peer: pubsub.Pe
             await anext(messages)
 
 
+async def test_a_group_without_order_refuses_who_needs_it(peer: pubsub.Peer) -> None:
+    await peer.publish("a.b", b"x")
+    async with pubsub.Client(peer.address) as client:
+        async with client.subscribe("a.b", group="g"):
+            pass
+        with pytest.raises(pubsub.InvalidRequestError, match="is not ordered"):
+            async with client.subscribe("a.b", group="g", ordered=True):
+                pass
+
+        async def nobody() -> bool:
+            return not (await client.group("a.b", "g")).members
+
+        await wait_until(nobody)
+        async with client.subscribe("a.b", group="h", ordered=True), client.subscribe("a.b", group="h"):
+            pass
+
+
 # Lost answers
 
 
