@@ -74,8 +74,10 @@ class Client(
         self._limits = settings_of(Limits, limits)
         if not isinstance(relay, bool):
             raise SettingsError(f"relay is True or False, not {shown(relay)}")
-        if not is_text(name) or not name.isprintable():  # a lone surrogate is not printable
-            raise SettingsError(f"the name of a client is printable text, not {shown(name)}")
+        if not is_text(name) or not name.isprintable() or len(name) > NAME_MAX_LENGTH:
+            raise SettingsError(
+                f"the name of a client is printable text of at most {NAME_MAX_LENGTH} characters, not {shown(name)}"
+            )
         self._relay = relay
         self._name = name
         self._lanes: dict[str, Lane] = {}

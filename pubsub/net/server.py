@@ -43,7 +43,7 @@ MOST_REFUSED = 100
 """Connections too many that are told so at once; beyond that, they are just closed."""
 MOST_REQUEST_ID = 2**63 - 1
 
-LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors, m.Scheduled})
+LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors, m.Scheduled, m.Groups, m.PeekGroup})
 """Requests whose reply may be megabytes. One connection has one of them under way, and only while it reads what
 it was sent: otherwise `running_requests` such replies would pile up for somebody who never reads."""
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pubsub.peer")
 
+MEMBER_NAME_MAX_LENGTH = 200
 MOST_PEEKED = 1000
 MOST_SETTLED = 10_000
 """Deliveries in one Settle: no member has more in flight."""
@@ -308,12 +309,16 @@ class Groups:
             for work in works.values():
                 work.on_append(appended)
 
-    def end_topic(self, topic: Topic, why: str) -> None:
+    def end_topic(self, topic: Topic, error: PubsubError) -> None:
         """A topic is served no more: so are its groups."""
+        self.leave_topic(topic, error)
+        self._forget(forget_source(topic.id))
+
+    def leave_topic(self, topic: Topic, error: PubsubError) -> None:
+        """Another peer owns a topic now, and serves its groups."""
         for work in self._by_topic.pop(topic.id, {}).values():
             work.end()
-            self._unseat(work, TopicNotFoundError(why))
-        self._forget(forget_source(topic.id))
+            self._unseat(work, error)
 
     def _forget(self, statements: Any) -> None:
         def done(error: PubsubError | None) -> None:
@@ -359,6 +364,10 @@ class Groups:
 
 def _check_join(frame: m.JoinGroup) -> GroupOptions:
     check_group_name(frame.group)
+    if len(frame.name) > MEMBER_NAME_MAX_LENGTH:  # it stands in the row of each message that is in flight
+        raise InvalidRequestError(
+            f"the name of a member has at most {MEMBER_NAME_MAX_LENGTH} characters, not {len(frame.name)}"
+        )
     if not 0 <= frame.subscription < 2**32:
         raise InvalidRequestError("a subscription is numbered from 0 to 2^32 - 1")
     if not 1 <= frame.max_in_flight <= MOST_IN_FLIGHT:

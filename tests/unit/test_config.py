@@ -59,7 +59,7 @@ def test_a_time_may_be_a_whole_number_and_a_size_may_not_be_a_part():
 GIVEN: list[dict[str, object]] = [
     *({"index": index} for index in (5, None, b"127.0.0.1:1", [5], ["127.0.0.1:1", None], {}, [])),
     *({"timeout_seconds": value} for value in (float("nan"), 0, "3", True, 10**400)),
-    *({"name": name} for name in (5, None, "a\nb", "\ud800")),
+    *({"name": name} for name in (5, None, "a\nb", "\ud800", "x" * 201)),
     {"settings": 5},
     {"limits": {}},
     {"relay": "yes"},

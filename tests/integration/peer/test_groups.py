@@ -856,6 +856,7 @@ BAD_JOINS = [
     ({"max_in_flight": -1}, InvalidRequestError),
     ({"max_in_flight": 10_001}, InvalidRequestError),
     ({"window_bytes": 0}, InvalidRequestError),
+    ({"name": "x" * 201}, InvalidRequestError),
     ({"options": {"lease_seconds": -1}}, InvalidRequestError),
     ({"options": {"max_attempts": "many"}}, InvalidRequestError),
     ({"options": {"colour": "red"}}, InvalidRequestError),
