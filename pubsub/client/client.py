@@ -28,6 +28,7 @@ from pubsub.errors import (
     shown,
 )
 from pubsub.model import (
+    NAME_MAX_LENGTH,
     is_text,
     parse_addresses,
 )
