@@ -10,9 +10,9 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+from pubsub.cli.run import own_command
 from pubsub.errors import InternalError
 
 READY_SECONDS = 10.0
@@ -24,6 +24,7 @@ class DemoProcess:
     """One process.
 
     Args:
+        arguments: A module of ours, and what it is called with.
         log: What it prints goes there."""
 
     def __init__(self, name: str, arguments: list[str], log: Path) -> None:
@@ -47,7 +48,7 @@ class DemoProcess:
         """Start it, also again."""
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._arguments],
+                [*own_command(self._arguments[0]), *self._arguments[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,9 +1,11 @@
 """`pubsub bench` against a real index and peer: what it finds, and that it leaves nothing behind."""
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,19 @@ def takes_signals(running: Running) -> bool:
     """Whether every signal sent so far has arrived."""
     status = Path(f"/proc/{running.pid}/status").read_text()
     return re.findall(r"^(?:SigPnd|ShdPnd):\s*(\S+)$", status, re.M) == ["0" * 16] * 2
+
+
+@contextlib.contextmanager
+def suspended(*workers: psutil.Process) -> Iterator[None]:
+    """Workers that do nothing for a while."""
+    for worker in workers:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.resume()
 
 
 def plays_subscribers(worker: psutil.Process) -> bool:
@@ -172,12 +187,11 @@ def test_a_second_ctrl_c_does_not_wait_and_still_cleans_up(site: Site) -> None:
     measuring = site.start(*LONG, "--subscribers", "2")
     wait_until_it_publishes(site)
     workers = workers_of(measuring)
-    for worker in workers:
-        worker.suspend()  # nobody comes to an end by himself
-    measuring.signal(signal.SIGINT)
-    wait_until_blocking(lambda: takes_signals(measuring))  # two at once would count as one
-    measuring.signal(signal.SIGINT)
-    assert measuring.ended(END_SECONDS) == 130
+    with suspended(*workers):  # nobody comes to an end by himself
+        measuring.signal(signal.SIGINT)
+        wait_until_blocking(lambda: takes_signals(measuring))  # two at once would count as one
+        measuring.signal(signal.SIGINT)
+        assert measuring.ended(END_SECONDS) == 130
     assert (measuring.out, measuring.err) == ("", "")
     assert topics(site) == []
     assert are_gone(workers)
@@ -187,12 +201,11 @@ def test_ctrl_c_while_deliveries_are_waited_for_tells_what_is_undelivered(site: 
     measuring = site.start(*LONG, "--json")
     wait_until_it_publishes(site)
     publisher, subscriber = sorted(workers_of(measuring), key=plays_subscribers)
-    subscriber.suspend()
-    measuring.signal(signal.SIGINT)
-    wait_until_blocking(lambda: are_gone([publisher]), 30)  # it has reported
-    measuring.signal(signal.SIGINT)
-    wait_until_blocking(lambda: takes_signals(measuring))
-    subscriber.resume()
+    with suspended(subscriber):
+        measuring.signal(signal.SIGINT)
+        wait_until_blocking(lambda: are_gone([publisher]), 30)  # it has reported
+        measuring.signal(signal.SIGINT)
+        wait_until_blocking(lambda: takes_signals(measuring))
     assert measuring.ended(END_SECONDS) == 130
     found = json.loads(measuring.out)
     assert (found["interrupted"], found["lost"], found["doubled"]) == (True, 0, 0)
