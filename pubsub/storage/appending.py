@@ -84,9 +84,10 @@ class Appender:
                         append.offsets = stored.offsets
                         outcome.answers.append((append, stored.first_offset, True, None))
                         continue
+                start = offset
                 if append.due_us:
                     start = self._hold(cursor, append, held, published_us)
-                else:
+                elif append.message_ids is not None or append.expect_offset != -1:
                     start = _place(cursor, append, offset, published_us, fresh_ids)
             except PubsubError as error:
                 outcome.answers.append((append, 0, False, error))
@@ -102,7 +103,8 @@ class Appender:
                 starts.append(start)
                 if append.payloads:
                     marks += [None] * (offset - first - len(marks))
-                    marks.append(_mark(append, plain))
+                    sender = (producer, append.sequence) if plain else (0, 0)
+                    marks.append(encode_mark(append.keys, append.headers, append.payloads, *sender))
                     offset += len(append.payloads)
         if not accepted and not held:
             if not _owns(cursor, topic_id, epoch):
@@ -128,7 +130,8 @@ class Appender:
         if states:
             self.producers.learn(cursor, topic_id, states, at_once)
         for append, start in zip(accepted, starts, strict=True):
-            run_statements(cursor, append.statements)
+            if append.statements:
+                run_statements(cursor, append.statements)
             if append.statements_at is not None:
                 run_statements(cursor, append.statements_at(start))
         self._ends[topic_id] = (offset, published_us)
@@ -169,12 +172,6 @@ def _owns(cursor: sqlite3.Cursor, topic_id: int, epoch: int) -> bool:
 
 def _not_owner() -> NotOwnerError:
     return NotOwnerError("this peer does not own the topic any more; nothing was stored")
-
-
-def _mark(append: Append, plain: bool) -> str:
-    """What its first row says of an append that is to be stored."""
-    columns = append.keys, append.headers, append.payloads
-    return encode_mark(*columns, append.producer, append.sequence) if plain else encode_mark(*columns, 0, 0)
 
 
 def _load_end(cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:

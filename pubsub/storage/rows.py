@@ -7,16 +7,19 @@ SQLite from three numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import chain, count
-from typing import Any
+from typing import Any, cast
 
 from pubsub.protocol.batch import column_bytes
 from pubsub.protocol.messages import Batch
 
 BLOCK_ROWS = 256
 """Rows of the largest statement. Smaller blocks are powers of two, so that few statements need preparing."""
+
+COPIED_BYTES = 1024
+"""A payload up to this size is copied sooner than its type is adapted by the driver."""
 
 SELECT_ROWS = (
     "SELECT offset, published_at, key, headers, payload FROM messages "
@@ -31,24 +34,25 @@ SIZE = " + ".join(
 
 
 @cache
-def insert_rows(rows: int, plain: bool, marked: bool) -> str:
+def insert_rows(rows: int, keyed: bool, headed: bool, marked: bool) -> str:
     """Insert rows. Parameters: topic id, first offset, time, then of each row what it carries.
 
+    What no row carries is no parameter: the driver takes longer to bind a None than SQLite to insert the row.
+
     Args:
-        plain: They carry a payload; otherwise key, headers, payload.
-        marked: Each carries its mark before that; otherwise a mark before the first row's cells is that of this row,
-            and the others have none.
+        keyed, headed: They carry a key, headers; in any case a payload.
+        marked: Each carries its mark before these, 0 for none; otherwise only the first carries one, or None.
     """
-    parameters = count(4)
+    numbers = count(4)
     values = []
     for row in range(rows):
-        mark = f"?{next(parameters)}" if marked or row == 0 else "NULL"
-        cells = "NULL,NULL" if plain else f"?{next(parameters)},?{next(parameters)}"
-        values.append(f"(?1,?2+{row},?3,{cells},?{next(parameters)},{mark})")
+        mark = f"nullif(?{next(numbers)},0)" if marked else "NULL" if row else f"?{next(numbers)}"
+        key, headers = (f"?{next(numbers)}" if carried else "NULL" for carried in (keyed, headed))
+        values.append(f"(?1,?2+{row},?3,{key},{headers},?{next(numbers)},{mark})")
     return f"INSERT INTO messages VALUES {','.join(values)}"
 
 
-_INSERT_ONE = insert_rows(1, True, False)
+_INSERT_ONE = insert_rows(1, False, False, False)
 
 
 @lru_cache
@@ -73,33 +77,54 @@ def plan_inserts(
     headers: list[str | None] | None,
     payloads: list[bytes | None],
     marks: list[str | None],
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
+) -> Iterable[tuple[str, tuple[Any, ...]]]:
     """The statements, with their parameters, that store messages.
 
     Args:
         marks: Of the first messages, where each has one or not; those behind them have none.
     """
-    messages = len(payloads)
-    plain = keys is None and headers is None
-    for start, length in blocks(messages):
+    if (
+        len(payloads) == 1 and keys is None and headers is None
+    ):  # the most usual one, on a cold cache: no detours
+        return [
+            (_INSERT_ONE, (topic_id, first_offset, published_us, marks[0] if marks else None, payloads[0]))
+        ]
+    return _plan_blocks(topic_id, first_offset, published_us, keys, headers, payloads, marks)
+
+
+def _plan_blocks(
+    topic_id: int,
+    first_offset: int,
+    published_us: int,
+    keys: list[str | None] | None,
+    headers: list[str | None] | None,
+    payloads: list[bytes | None],
+    marks: list[str | None],
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for start, length in blocks(len(payloads)):
+        stop = start + length
         head: tuple[Any, ...] = (topic_id, first_offset + start, published_us)
-        part = payloads[start : start + length] if length < messages else payloads
-        if length == 1 and plain:
-            yield _INSERT_ONE, (*head, marks[start] if start < len(marks) else None, part[0])
-            continue
-        columns: list[Sequence[Any]] = [part]
-        if not plain:
-            key_part = keys[start : start + length] if keys else [None] * length
-            header_part = headers[start : start + length] if headers else [None] * length
-            columns = [key_part, header_part, part]
-        first_mark, *others = marks[start : start + length] or [None]
+        columns: list[list[Any]] = [column[start:stop] for column in (keys, headers) if column is not None]
+        columns.append(quick_to_bind(payloads[start:stop]))
+        first_mark, *others = marks[start:stop] or (None,)
         marked = any(others)
         if marked:
-            columns.insert(0, [first_mark, *others, *[None] * (length - 1 - len(others))])
+            rest = [mark or 0 for mark in others]
+            columns.insert(0, [first_mark or 0, *rest, *[0] * (length - 1 - len(rest))])
         else:
             head = (*head, first_mark)
-        cells = part if len(columns) == 1 else chain.from_iterable(zip(*columns, strict=True))
-        yield insert_rows(length, plain, marked), (*head, *cells)
+        cells = columns[0] if len(columns) == 1 else chain.from_iterable(zip(*columns, strict=True))
+        yield insert_rows(length, keys is not None, headers is not None, marked), (*head, *cells)
+
+
+def quick_to_bind(payloads: list[bytes | None]) -> list[Any]:
+    """The same payloads as the driver binds them soonest.
+
+    It takes bytes for a type that may have to be adapted, and looks for how, one by one; bytearrays it does not.
+    """
+    if len(payloads[0] or b"") > COPIED_BYTES or None in payloads:
+        return payloads
+    return list(map(bytearray, cast("list[bytes]", payloads)))
 
 
 def stored_bytes(
