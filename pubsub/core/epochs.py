@@ -33,6 +33,8 @@ class EpochStart(msgspec.Struct, frozen=True, array_like=True):
     start: int
     lossy: bool = False
     """It began with a copy that may have missed committed messages, on an operator's word."""
+    owner: str = ""
+    """Who wrote it. Two epochs of one number, should a registry ever hand it out twice, are two epochs all the same."""
 
 
 Epochs = Sequence[EpochStart]
@@ -53,7 +55,9 @@ def last_epoch(epochs: Epochs) -> int:
     return epochs[-1].epoch if epochs else 0
 
 
-def opened(epochs: Epochs, epoch: int, log_end: int, *, lossy: bool = False) -> tuple[EpochStart, ...]:
+def opened(
+    epochs: Epochs, epoch: int, log_end: int, *, lossy: bool = False, owner: str = ""
+) -> tuple[EpochStart, ...]:
     """The list of an owner that begins `epoch`; unchanged if it had begun it before.
 
     Raises:
@@ -63,7 +67,7 @@ def opened(epochs: Epochs, epoch: int, log_end: int, *, lossy: bool = False) -> 
         return tuple(epochs)
     if epoch < last_epoch(epochs):
         raise ValueError(f"epoch {epoch} cannot begin after epoch {last_epoch(epochs)}")
-    return (*epochs, EpochStart(epoch, log_end, lossy))
+    return (*epochs, EpochStart(epoch, log_end, lossy, owner))
 
 
 def reached(owner_epochs: Epochs, log_end: int) -> tuple[EpochStart, ...]:
@@ -94,8 +98,8 @@ def where_logs_part(owner: Epochs, owner_end: int, follower: Epochs, follower_en
     """
     if not follower:
         return 0
-    known = {entry.epoch for entry in owner}
-    common = next((entry.epoch for entry in reversed(follower) if entry.epoch in known), None)
+    known = {(entry.epoch, entry.owner) for entry in owner}
+    common = next((entry.epoch for entry in reversed(follower) if (entry.epoch, entry.owner) in known), None)
     if common is None:
         return None
     return min(end_of(owner, common, owner_end), end_of(follower, common, follower_end))

@@ -92,9 +92,9 @@ def changed(record: Record, **fields: Any) -> Change:
 def copies_wanted(record: Record) -> int:
     """On how many peers the topic shall live."""
     wanted = record.policy.get("replicas")
-    return (
-        wanted if isinstance(wanted, int) and wanted > 0 else len(set(record.replicas) - set(record.leaving))
-    )
+    if isinstance(wanted, int) and wanted > 0:
+        return wanted
+    return max(1, len(set(record.replicas) - set(record.leaving)))
 
 
 def min_in_sync(record: Record) -> int:

@@ -202,3 +202,9 @@ def test_an_epoch_is_promised_once() -> None:
     assert promised.promise(9) is None
     assert promised.promise(10) is not None
     assert promised.highest == 9
+
+
+def test_two_epochs_of_one_number_with_different_owners_are_not_taken_for_one() -> None:
+    ours = opened(opened((), 1, 0, owner="a"), 7, 5, owner="a")
+    theirs = opened(opened((), 1, 0, owner="a"), 7, 5, owner="b")
+    assert where_logs_part(ours, 9, theirs, 8) == 5
