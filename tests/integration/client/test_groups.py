@@ -389,32 +389,3 @@ async def test_a_group_without_order_refuses_who_needs_it(peer: pubsub.Peer) -> 
         await wait_until(nobody)
         async with client.subscribe("a.b", group="h", ordered=True), client.subscribe("a.b", group="h"):
             pass
-
-
-# Lost answers
-
-
-@pytest.mark.parametrize("what", ["group", "subscription"])
-async def test_a_deletion_whose_answer_was_lost_has_succeeded(peer: pubsub.Peer, what: str) -> None:
-    async with FaultyProxy(*peer.address.split(":")) as proxy, pubsub.Client(peer.address) as client:
-        async with client.subscribe("a.b", group="x"), client.subscribe("a.b", durable="x"):
-            pass
-        topic = peer._node.store.topics["a.b"]
-        peer._node.address = proxy.address
-        client._routes.forget("a.b")
-        await client.groups("a.b")
-        delete = client.delete_group if what == "group" else client.delete_subscription
-
-        def is_gone() -> bool:
-            if what == "group":
-                return not peer._node.groups._by_topic[topic.id]
-            return peer._node.store.cursors.find(topic.id, "x") is None
-
-        proxy.swallow_answers = True
-        deleting = asyncio.create_task(delete("a.b", "x"))
-        await wait_until(is_gone)
-        proxy.swallow_answers = False
-        proxy.cut()
-        assert "deleted" in await deleting
-        with pytest.raises((pubsub.GroupNotFoundError, pubsub.SubscriptionNotFoundError)):
-            await delete("a.b", "x")
