@@ -80,7 +80,7 @@ class PublishVerbs:
             TimeoutExpiredError: not acknowledged in time; its text says whether it may have been stored.
         """
         lane = self._lanes.get(topic) or self._lane(topic)
-        headers_text = encode_headers(headers) if headers else None
+        headers_text = None if headers is None else encode_headers(headers)
         if type(payload) is not bytes or key is not None or message_id is not None:
             payload, key, headers_text, message_id = message_columns(
                 payload, check_key(key), headers_text, message_id

@@ -85,10 +85,12 @@ def encode_headers(headers: Mapping[str, str] | None) -> str | None:
     Raises:
         InvalidRequestError: they are no mapping, or a name or value is not text.
     """
-    if not headers:
+    if headers is None:
         return None
     if not isinstance(headers, Mapping):
         raise InvalidRequestError(f"headers are a mapping of text to text, not {type(headers).__name__}")
+    if not headers:
+        return None
     for name, value in headers.items():
         if type(name) is not str or type(value) is not str:
             raise InvalidRequestError(f"header {name!r} must map text to text, not to {type(value).__name__}")

@@ -44,7 +44,7 @@ IN_A_GROUP: dict[str, list[Any]] = {
 }
 PUBLISH: dict[str, list[Any]] = {
     "key": [5, b"k", "\ud800", "x" * 2**21],
-    "headers": [5, "x", {1: "a"}, {"a": 1}, {"a": None}, {"a": "\ud800"}, [("a", "b")]],
+    "headers": [0, "", [], False, 5, "x", {1: "a"}, {"a": 1}, {"a": None}, {"a": "\ud800"}, [("a", "b")]],
     "message_id": ["", 5, b"x", "\ud800", "x" * 201],
     "expect_offset": [-1, 2**63, 10**30, 1.5, NAN, *NO_NUMBER, 99],
     "delay_seconds": [0, 3661 * 86_400, *NO_SECONDS],
@@ -64,7 +64,7 @@ VERBS: dict[str, list[tuple[Any, ...]]] = {
     + [("a.b", {"start": start}) for start in [*NO_POSITION, 1000]]
     + [("a.b", {"until": until}) for until in [*NO_POSITION, "latest"]]
     + [("a.b", {"key": key}) for key in (5, b"k", "\ud800")]
-    + [("a.b", {"headers": headers}) for headers in (5, {1: "a"}, {"a": 1}, {"a": "\ud800"})],
+    + [("a.b", {"headers": headers}) for headers in (0, "", 5, {1: "a"}, {"a": 1}, {"a": "\ud800"})],
     "scheduled": [("a.b", {"limit": limit}) for limit in NO_COUNT],
     "cancel_scheduled": [("a.b",), ("a.b", 2**63), *(("a.b", number) for number in NO_COUNT)],
     "groups": [(name,) for name in ("", "a..b", "*", 5, [])],
