@@ -191,6 +191,29 @@ class ScheduledMessage(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes | None = None
 
 
+class OrphanedMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was cut off a copy, because the log of the topic's owner has something else there, or nothing."""
+
+    topic: str
+    peer: str
+    """Whose copy it was cut off."""
+    number: int
+    """Of this orphan, at that peer."""
+    offset: int
+    """Where it stood in that copy."""
+    epoch: int
+    """In which it was appended there."""
+    published_at: str
+    cut_at: str
+    owner: str
+    """Whose log has not got it ..."""
+    owner_epoch: int
+    """... and in which epoch that was."""
+    key: str | None = None
+    headers: dict[str, str] = {}
+    payload: bytes | None = None
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change that a watcher is told of.
 

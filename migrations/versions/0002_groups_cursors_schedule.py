@@ -1,4 +1,4 @@
-"""Durable subscriptions, groups, delayed messages, message ids; the latest of each key; marks of batches."""
+"""Durable subscriptions, groups, delayed messages, message ids; the latest of each key; marks of batches; replicas."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -84,11 +84,35 @@ def upgrade() -> None:
         sqlite_where=sa.text("removed_at IS NOT NULL"),
     )
     op.add_column("messages", sa.Column("batch", sa.Text))
+    op.create_table(
+        "epochs",
+        sa.Column("topic_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("start_offset", sa.Integer, nullable=False),
+        sa.Column("lossy", sa.Integer, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "orphaned_messages",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("topic_id", sa.Integer, nullable=False),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("offset", sa.Integer, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("published_at", sa.Integer, nullable=False),
+        sa.Column("key", sa.Text),
+        sa.Column("headers", sa.Text),
+        sa.Column("payload", sa.LargeBinary),
+        sa.Column("cut_at", sa.Integer, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("owner_epoch", sa.Integer, nullable=False),
+    )
+    op.create_index("orphaned_messages_topic", "orphaned_messages", ["topic_id", "id"])
     _count_messages()
 
 
 def _count_messages() -> None:
-    """Make `topics` anew with four more columns: added ones would not stand where a new file has them."""
+    """Make `topics` anew with more columns: added ones would not stand where a new file has them."""
     connection = op.get_bind()
     view = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'topic_messages'").scalar()
     op.execute("DROP VIEW topic_messages")
@@ -110,6 +134,13 @@ def _count_messages() -> None:
         sa.Column("bytes", sa.Integer, nullable=False),
         sa.Column("compacted_to", sa.Integer, nullable=False),
         sa.Column("producers_to", sa.Integer, nullable=False),
+        sa.Column("replicas", sa.Text),
+        sa.Column("in_sync", sa.Text),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("owner_address", sa.Text, nullable=False),
+        sa.Column("promised", sa.Integer, nullable=False),
+        sa.Column("configs", sa.Text),
+        sa.Column("proposal", sa.Text),
     )
     op.execute(
         """
@@ -118,7 +149,7 @@ SELECT topics_0001.*, count(offset), coalesce(sum(
   coalesce(length(payload), 0)
   + coalesce(length(CAST(key AS BLOB)), 0)
   + coalesce(length(CAST(headers AS BLOB)), 0)
-), 0), 0, next_offset
+), 0), 0, next_offset, NULL, NULL, 0, '', 0, NULL, NULL
 FROM topics_0001 LEFT JOIN messages ON topic_id = id
 GROUP BY id
 """

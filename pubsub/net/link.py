@@ -39,6 +39,10 @@ class Link(Connection):
         self.welcome: m.Welcome | None = None
         self.streams: dict[int, Callable[[m.Deliver | m.Ended], None]] = {}
         """Subscription -> who takes its frames."""
+        self.copies: dict[int, Callable[[m.Replicate | m.Ended], None]] = {}
+        """Subscription of a copy that follows -> who takes its frames."""
+        self.on_marks: Callable[[m.Marks], None] = lambda frame: None
+        """Who takes what an owner says of the copies that follow it."""
         self.watchers: dict[int, Callable[[m.Changes], None]] = {}
         """Id of a watch request -> who takes its changes."""
         self._pending: dict[int, ReplyCallback] = {}
@@ -113,6 +117,13 @@ class Link(Connection):
         elif type(frame) is m.Deliver or type(frame) is m.Ended:
             if (stream := self.streams.get(frame.subscription)) is not None:
                 stream(frame)
+            elif type(frame) is m.Ended and (copy := self.copies.get(frame.subscription)) is not None:
+                copy(frame)
+        elif type(frame) is m.Replicate:
+            if (copy := self.copies.get(frame.subscription)) is not None:
+                copy(frame)
+        elif type(frame) is m.Marks:
+            self.on_marks(frame)
         elif type(frame) is m.Changes:
             if (watcher := self.watchers.get(frame.id)) is not None:
                 watcher(frame)

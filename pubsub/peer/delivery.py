@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from pubsub.config import Limits, PeerSettings
 from pubsub.core.credit import Window
-from pubsub.errors import InternalError, PubsubError, TopicNotFoundError
+from pubsub.errors import InternalError, PubsubError
 from pubsub.net.server import ServerConnection
 from pubsub.peer.positions import Until, lost
 from pubsub.peer.tail import Tail, TailBudget, cut
@@ -57,8 +57,10 @@ class Delivery:
         """Name of the durable subscription that it serves, or empty."""
         self._until = until
         self._until_timer: asyncio.TimerHandle | None = None
-        self._subscriber = subscriber
-        self._feed = feed
+        self.follows = False
+        """Whether it is a copy that is fed, not a subscriber."""
+        self.subscriber = subscriber
+        self.feed = feed
         self._window = window
         self._store = store
         self._missing_bytes = 0
@@ -73,7 +75,7 @@ class Delivery:
 
     def pump(self) -> None:
         """Send whatever may be sent now."""
-        topic = self._feed.topic
+        topic = self.feed.topic
         while (
             self.position < topic.committed
             and self._window.messages > 0
@@ -83,26 +85,37 @@ class Delivery:
             and not self._ended
             and (self._until is None or not self._until.reached(self.position))
         ):
-            piece = self._feed.tail.find(self.position)
+            piece = self.feed.tail.find(self.position)
             if piece is None:
-                if not self._subscriber.may_read(self):
+                if not self._start_reading():
                     break
-                self._reading = asyncio.create_task(
-                    self._read(), name=f"pubsub: read {topic.name} for {self.connection.remote}"
-                )
-                self._reading.add_done_callback(self._has_read)
             elif (
                 piece.first == self.position
+                and piece.stop <= topic.committed
                 and self._until is None
                 and self._fits(piece.stop - piece.first, piece.size_bytes)
             ):
                 self._send(piece.encoded, piece.stop - piece.first, piece.size_bytes, piece.stop)
             elif not self._send_part(
-                slice_batch(piece.batch, self.position - piece.first, piece.stop - piece.first)
+                slice_batch(
+                    piece.batch,
+                    self.position - piece.first,
+                    min(piece.stop, topic.committed) - piece.first,
+                )
             ):
                 break
         if self._until is not None and self._until.reached(self.position):
             self.end(finished=True)
+
+    def _start_reading(self) -> bool:
+        """Read from disk; False if it is not this delivery's turn yet."""
+        if not self.subscriber.may_read(self):
+            return False
+        self._reading = asyncio.create_task(
+            self._read(), name=f"pubsub: read {self.feed.topic.name} for {self.connection.remote}"
+        )
+        self._reading.add_done_callback(self._has_read)
+        return True
 
     def end_at(self, offset: int) -> None:
         """The time until which messages were wanted has come: nothing from `offset` on was published before it."""
@@ -151,7 +164,7 @@ class Delivery:
 
     async def _read(self) -> None:
         """Read a chunk from disk, of no more than may be sent, and send it."""
-        topic, stop = self._feed.topic, self._feed.topic.committed
+        topic, stop = self.feed.topic, self.feed.topic.committed
         try:
             batch = await self._store.read(topic, self.position, self._window.messages, self._window.bytes)
             if self._ended:
@@ -173,14 +186,14 @@ class Delivery:
 
     async def _overtaken(self) -> bool:
         """There is a gap at the position: whether retention is why (then this has ended), not compaction."""
-        first_offset = await self._store.first_offset(self._feed.topic)
+        first_offset = await self._store.first_offset(self.feed.topic)
         if self.position < first_offset:
-            self.end(lost(self._feed.topic, self.position, first_offset))
+            self.end(lost(self.feed.topic, self.position, first_offset))
         return self._ended
 
     def _has_read(self, _: asyncio.Task[None]) -> None:
         self._reading = None
-        self._subscriber.has_read()
+        self.subscriber.has_read()
         self.pump()
 
     def end(self, error: PubsubError | None = None, *, finished: bool = False) -> None:
@@ -192,8 +205,8 @@ class Delivery:
             self._until_timer.cancel()
         if self._reading is not None and self._reading is not asyncio.current_task():
             self._reading.cancel()
-        self._subscriber.forget(self)
-        self._feed.remove(self)
+        self.subscriber.forget(self)
+        self.feed.remove(self)
         if error is not None:
             self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
         elif finished:
@@ -207,6 +220,8 @@ class Subscriber:
         self.connection = connection
         self.deliveries: dict[int, Delivery] = {}
         """By the number that the connection gave them; who was served last stands last."""
+        self.count = 0
+        """How many of them are subscriptions; the others feed copies."""
         self._reads = 0
         self._waiting: dict[Delivery, None] = {}
         """Those that may read from disk next, in turn."""
@@ -235,9 +250,16 @@ class Subscriber:
             self.deliveries[number] = self.deliveries.pop(number)
             delivery.pump()
 
+    def take(self, delivery: Delivery) -> None:
+        """One more."""
+        self.deliveries[delivery.number] = delivery
+        self.count += not delivery.follows
+
     def forget(self, delivery: Delivery) -> None:
         """It has ended."""
-        self.deliveries.pop(delivery.number, None)
+        if self.deliveries.get(delivery.number) is delivery:
+            del self.deliveries[delivery.number]
+            self.count -= not delivery.follows
         self._waiting.pop(delivery, None)
 
     def end(self) -> None:
@@ -286,19 +308,32 @@ class Deliveries:
         durable: str = "",
     ) -> Delivery:
         """Begin to deliver; the caller answers the request, then calls `pump`."""
+        feed, subscriber = self.feed(topic), self.subscriber(connection)
+        delivery = Delivery(subscriber, number, feed, position, window, name, self._store, until, durable)
+        self.add(delivery)
+        return delivery
+
+    def feed(self, topic: Topic) -> Feed:
+        """The feed of a topic."""
         feed = self._feeds.get(topic.id)
         if feed is None:
             tail = Tail(self._settings.tail_bytes, self._budget)
             feed = self._feeds[topic.id] = Feed(topic, tail, self._forget)
+        return feed
+
+    def subscriber(self, connection: ServerConnection) -> Subscriber:
+        """What is known of a connection to which something is delivered."""
         subscriber = self._subscribers.get(connection)
         if subscriber is None:
             subscriber = self._subscribers[connection] = Subscriber(connection)
             connection.when_lost(lambda: self._lost(connection))
             connection.when_writable = subscriber.pump
-        delivery = Delivery(subscriber, number, feed, position, window, name, self._store, until, durable)
-        feed.deliveries.add(delivery)
-        subscriber.deliveries[number] = delivery
-        return delivery
+        return subscriber
+
+    def add(self, delivery: Delivery) -> None:
+        """Take in a delivery made for a feed and a subscriber from here."""
+        delivery.feed.deliveries.add(delivery)
+        delivery.subscriber.take(delivery)
 
     def find(self, connection: ServerConnection, number: int) -> Delivery | None:
         """The delivery that `connection` calls `number`."""
@@ -311,11 +346,11 @@ class Deliveries:
         return [d for d in feed.deliveries if d.durable == name] if feed is not None else []
 
     def count(self, connection: ServerConnection | None = None) -> int:
-        """How many there are, of one connection or in all."""
+        """How many subscriptions there are, of one connection or in all."""
         if connection is None:
-            return sum(len(subscriber.deliveries) for subscriber in self._subscribers.values())
+            return sum(subscriber.count for subscriber in self._subscribers.values())
         subscriber = self._subscribers.get(connection)
-        return 0 if subscriber is None else len(subscriber.deliveries)
+        return 0 if subscriber is None else subscriber.count
 
     def stop(self, connection: ServerConnection, number: int) -> None:
         """The subscriber wants no more of it."""
@@ -336,18 +371,30 @@ class Deliveries:
             appended.headers,
             appended.payloads,
         )
-        feed.tail.add(batch, self._limits.batch_messages, self._limits.batch_bytes)
+        marks = None
+        if topic.replicas:
+            marks = [(position, mark) for position, mark in enumerate(appended.marks) if mark is not None]
+        feed.tail.add(batch, self._limits.batch_messages, self._limits.batch_bytes, marks)
+        self._pump(feed)
+
+    def on_committed(self, topic: Topic) -> None:
+        """More of a replicated topic is committed: send it to its subscribers."""
+        feed = self._feeds.get(topic.id)
+        if feed is not None:
+            self._pump(feed)
+
+    def _pump(self, feed: Feed) -> None:
         for delivery in list(feed.deliveries):
             delivery.pump()
         # Only now: who is up to date has taken all of it, even of a commit larger than the tail may be.
-        feed.tail.forget_before(min((d.position for d in feed.deliveries), default=topic.committed))
+        feed.tail.forget_before(min((d.position for d in feed.deliveries), default=feed.topic.committed))
         feed.tail.trim()
 
-    def end_topic(self, topic: Topic, why: str) -> None:
-        """The topic is served no more: tell its subscribers."""
+    def end_topic(self, topic: Topic, error: PubsubError) -> None:
+        """The topic is served no more, or not here: tell its subscribers and followers."""
         feed = self._feeds.get(topic.id)
         for delivery in list(feed.deliveries) if feed is not None else ():
-            delivery.end(TopicNotFoundError(why))
+            delivery.end(error)
 
     def by_topic(self) -> dict[str, dict[str, int]]:
         """Topic -> name of a subscription -> since when, for the registry."""
@@ -355,6 +402,7 @@ class Deliveries:
             feed.topic.name: {
                 delivery.name or f"{delivery.connection.remote}/{delivery.number}": delivery.since_us
                 for delivery in feed.deliveries
+                if not delivery.follows
             }
             for feed in self._feeds.values()
         }

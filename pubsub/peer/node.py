@@ -14,7 +14,7 @@ from typing import Any
 
 from pubsub.client.directory import Directory
 from pubsub.config import Limits, PeerSettings
-from pubsub.errors import NotOwnerError, TopicExistsError
+from pubsub.errors import NotOwnerError, PubsubError, TopicExistsError, TopicNotFoundError
 from pubsub.model import TopicInfo, check_topic_name, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Cursors
@@ -184,18 +184,18 @@ class Node:
         if topic is not None and topic.set_aside is None:
             await self.store.drop(topic)
             self.store.cursors.forget(topic_id)
-            self._end_topic(topic, f"topic {topic.name} was deleted")
+            self._end_topic(topic, TopicNotFoundError(f"topic {topic.name} was deleted"))
             await self.groups.count_dead(topic)
 
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep a topic's rows but serve it no more."""
         log.warning("topic %s (%d) is kept in the file but served no more: %s", topic.name, topic.id, why)
         await self.store.set_aside(topic, why)
-        self._end_topic(topic, f"topic {topic.name} is served no more: {why}")
+        self._end_topic(topic, TopicNotFoundError(f"topic {topic.name} is served no more: {why}"))
 
-    def _end_topic(self, topic: Topic, why: str) -> None:
-        self.deliveries.end_topic(topic, why)
-        self.groups.end_topic(topic, why)
+    def _end_topic(self, topic: Topic, error: PubsubError) -> None:
+        self.deliveries.end_topic(topic, error)
+        self.groups.end_topic(topic, error)
 
     def subscribers(self) -> dict[str, dict[str, int]]:
         """Topic -> name of a subscription, or of a member of a group -> since when, for the registry."""

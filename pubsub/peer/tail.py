@@ -21,10 +21,22 @@ MESSAGE_BYTES = 48
 class Piece:
     """A batch of the tail: offsets `first` up to, not including, `stop`."""
 
-    __slots__ = ("_encoded", "batch", "first", "held_bytes", "size_bytes", "stop")
+    __slots__ = (
+        "_encoded",
+        "batch",
+        "encoded_marks",
+        "first",
+        "held_bytes",
+        "marks",
+        "size_bytes",
+        "stop",
+    )
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, marks: list[tuple[int, str]] | None = None) -> None:
         self.batch = batch
+        self.marks = marks
+        """The marks of the batches that begin in it, for followers; None where they are not known."""
+        self.encoded_marks: bytes | None = None
         self.first = batch.first_offset
         self.stop = batch.first_offset + len(batch.payloads)
         self.size_bytes = batch_bytes(batch)
@@ -58,7 +70,13 @@ class Tail:
         self._pieces: deque[Piece] = deque()
         self._held_bytes = 0
 
-    def add(self, batch: Batch, batch_messages: int, batch_limit_bytes: int) -> None:
+    def add(
+        self,
+        batch: Batch,
+        batch_messages: int,
+        batch_limit_bytes: int,
+        marks: list[tuple[int, str]] | None = None,
+    ) -> None:
         """Append what a commit stored, cut into pieces that can each be one frame.
 
         Nothing is forgotten for it yet: first those who are up to date take it, then comes `trim`.
@@ -66,7 +84,8 @@ class Tail:
         if self._pieces and self._pieces[-1].stop != batch.first_offset:
             self.clear()
         for part in cut(batch, batch_messages, batch_limit_bytes):
-            piece = Piece(part)
+            start = part.first_offset - batch.first_offset
+            piece = Piece(part, _marks_of(marks, start, start + len(part.payloads)))
             self._pieces.append(piece)
             self._held_bytes += piece.held_bytes
             self._budget.used_bytes += piece.held_bytes
@@ -102,6 +121,13 @@ class Tail:
         held_bytes = self._pieces.popleft().held_bytes
         self._held_bytes -= held_bytes
         self._budget.used_bytes -= held_bytes
+
+
+def _marks_of(marks: list[tuple[int, str]] | None, start: int, stop: int) -> list[tuple[int, str]] | None:
+    """The marks of the positions from `start` on, below `stop`, as those of a batch of its own."""
+    if marks is None or (start == 0 and (not marks or marks[-1][0] < stop)):
+        return marks
+    return [(position - start, mark) for position, mark in marks if start <= position < stop]
 
 
 def cut(batch: Batch, most_messages: int, most_bytes: int) -> Iterator[Batch]:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import msgspec
 
 from pubsub.errors import LocalProtocolError, RemoteProtocolError
-from pubsub.protocol.messages import Batch, Deliver, Frame
+from pubsub.protocol.messages import Batch, Deliver, Frame, Replicate
 
 _LENGTH = struct.Struct(">I")
 _DELIVER_HEAD = struct.Struct(">IBBBI")
 _DELIVER_TAG = Deliver.__struct_config__.tag
+_REPLICATE_HEAD = struct.Struct(">IBBBIBQBQBQBQ")
+_REPLICATE_TAG = Replicate.__struct_config__.tag
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
@@ -107,3 +109,20 @@ def delivery_head(subscription: int, batch_bytes: int) -> bytes:
     """The bytes that make an encoded batch of `batch_bytes` bytes a Deliver frame for `subscription`."""
     # fixarray of 3, the tag as a positive fixint, the subscription as a uint32
     return _DELIVER_HEAD.pack(7 + batch_bytes, 0x93, _DELIVER_TAG, 0xCE, subscription)
+
+
+def encode_copy(part: Batch | list[tuple[int, str]] | None) -> bytes:
+    """Encode the batch, or the marks, of a Replicate frame, for `replicate_head` to be put before both."""
+    return _encoder.encode(part)
+
+
+def replicate_head(
+    subscription: int, epoch: int, start: int, stop: int, committed: int, rest_bytes: int
+) -> bytes:
+    """The bytes that make an encoded batch and its encoded marks, of `rest_bytes` bytes, a Replicate frame."""
+    # fixarray of 8, the tag as a positive fixint, the subscription as a uint32, the others as uint64
+    return _REPLICATE_HEAD.pack(
+        43 + rest_bytes,
+        *(0x98, _REPLICATE_TAG, 0xCE, subscription),
+        *(0xCF, epoch, 0xCF, start, 0xCF, stop, 0xCF, committed),
+    )

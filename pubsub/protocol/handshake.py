@@ -20,7 +20,8 @@ ACCEPTED: dict[str, frozenset[type]] = {
     "peer": _DIRECTORY
     | {m.Subscribe, m.Unsubscribe, m.Credit, m.CreateCopy, m.DropCopy, m.Held, m.CopyEnds, m.HandOver}
     | {m.JoinGroup, m.Settle, m.Groups, m.ChangeGroup, m.PeekGroup}
-    | {m.CommitCursor, m.Cursors, m.ChangeCursor, m.Scheduled, m.CancelScheduled, m.SetPolicy},
+    | {m.CommitCursor, m.Cursors, m.ChangeCursor, m.Scheduled, m.CancelScheduled, m.SetPolicy}
+    | {m.Follow, m.Progress, m.Orphans},
 }
 """Role of the server -> frames that it accepts once hello has been said."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pubsub.model import CursorInfo, GroupInfo, PeerInfo, ScheduledMessage, TopicInfo
+from pubsub.model import CursorInfo, GroupInfo, OrphanedMessage, PeerInfo, ScheduledMessage, TopicInfo
 
 PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 0
@@ -152,6 +152,9 @@ class Publish(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     """Hold the messages until then, microseconds UTC; 0: store them now."""
     delay_us: int = 0
     """Hold them for so long, by the owner's clock; 0: see `deliver_us`."""
+    acks: int = 0
+    """Of a replicated topic: when to answer. 1: once they are on the owner's disk. 2: once they are committed, on
+    all that are in sync. 0: as 2."""
 
 
 class Published(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
@@ -162,6 +165,8 @@ class Published(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
     duplicate: bool = False
     offsets: list[int] | None = None
     """The offset of each message, where they are not consecutive; their schedule ids, if they are held."""
+    in_sync: list[str] | None = None
+    """Of a replicated topic: the peers that have them on disk, as far as the owner knows."""
 
 
 # Reading
@@ -665,6 +670,82 @@ class CopyEndList(msgspec.Struct, array_like=True, tag=83, frozen=True):
     ends: list[CopyEnd]
 
 
+class CopySet(msgspec.Struct, array_like=True, frozen=True):
+    """On which peers a topic lives, and how many must have a message before it counts as committed.
+
+    Of two, the one with the greater (epoch, version) is the newer.
+    """
+
+    epoch: int
+    version: int
+    replicas: list[str]
+    min_in_sync: int
+
+
+class Follow(msgspec.Struct, array_like=True, tag=84, frozen=True, kw_only=True):
+    """A copy's peer to the owner: send me the topic's log from `next_offset` on, as `subscription`.
+
+    `epochs`: (epoch, first offset, lossy) of each epoch of the copy, the oldest first.
+    """
+
+    id: int
+    subscription: int
+    topic: str
+    topic_id: int
+    epoch: int
+    name: str
+    next_offset: int
+    epochs: list[tuple[int, int, bool]]
+    window_messages: int
+    window_bytes: int
+    config: tuple[int, int] = (0, 0)
+    """(epoch, version) of the newest CopySet that the copy has stored."""
+
+
+class Followed(msgspec.Struct, array_like=True, tag=85, frozen=True, kw_only=True):
+    """Where the logs part. Once they agree (-1) the owner sends; otherwise the copy is cut there, and asks again."""
+
+    id: int
+    truncate_to: int
+    epochs: list[tuple[int, int, bool]]
+    """Those of the owner's log."""
+    first_offset: int
+    committed: int
+    config: CopySet
+    """For the copy to store."""
+
+
+class Replicate(msgspec.Struct, array_like=True, tag=86, frozen=True, gc=False):
+    """Offsets `start` up to, not including, `stop` of the log that a copy follows. Not a reply."""
+
+    subscription: int
+    epoch: int
+    start: int
+    stop: int
+    committed: int
+    batch: Batch | None
+    """What is kept of them; nil: nothing."""
+    marks: list[tuple[int, str]]
+    """(position in the batch, mark) of each batch as it was stored that begins there: a JSON array [messages,
+    checksum, producer, sequence]."""
+
+
+class Progress(msgspec.Struct, array_like=True, tag=87, frozen=True):
+    """A follower to the owner: what it has on disk. Also empty, each second, as a sign of life. No reply."""
+
+    ends: list[tuple[int, int, int, int]]
+    """(subscription, log end, messages, bytes): so much of what was sent since the last report may be sent anew."""
+    configs: list[tuple[int, int, int]] = []
+    """(subscription, epoch, version) of a CopySet that it has stored."""
+
+
+class Marks(msgspec.Struct, array_like=True, tag=88, frozen=True):
+    """The owner to a follower: what is committed, and kept, by now. Not a reply."""
+
+    marks: list[tuple[int, int, int]]
+    """(subscription, committed, first offset)."""
+
+
 class HandOver(msgspec.Struct, array_like=True, tag=89, frozen=True):
     """Index to owner: resign in favour of `to`, which is in sync. Answered by Done once the record says so."""
 
@@ -708,6 +789,23 @@ class Drain(msgspec.Struct, array_like=True, tag=92, frozen=True):
     cancel: bool = False
 
 
+class Orphans(msgspec.Struct, array_like=True, tag=93, frozen=True, kw_only=True):
+    """What was cut off this peer's copy of a topic, or (empty) of any? Those after a number, to go on."""
+
+    id: int
+    topic: str = ""
+    after: int = 0
+    limit: int = 100
+
+
+class OrphanList(msgspec.Struct, array_like=True, tag=95, frozen=True):
+    """As many as fit, which may be fewer than the limit; none: that was all. `total` counts all that are kept."""
+
+    id: int
+    total: int
+    orphans: list[OrphanedMessage]
+
+
 Frame = (
     Hello | Welcome | Failure | Done | Publish | Published
     | Subscribe | Subscribed | Deliver | Credit | Unsubscribe | Ended | Query | QueryResult
@@ -719,7 +817,9 @@ Frame = (
     | CommitCursor | Cursors | CursorList | ChangeCursor
     | Scheduled | ScheduledList | CancelScheduled | SetPolicy
     | Propose | Proposed | CopyEnds | CopyEndList
+    | Follow | Followed | Replicate | Progress | Marks
     | HandOver | ChangeReplicas | Promote | Drain
+    | Orphans | OrphanList
 )  # fmt: skip
 """Any frame."""
 
@@ -729,6 +829,6 @@ Request = (
     | CommitCursor | Cursors | ChangeCursor | Scheduled | CancelScheduled | SetPolicy
     | Lookup | Topics | Peers | CreateTopic | DeleteTopic
     | Watch | Status | Register | Heartbeat | Announce | Leave | CreateCopy | DropCopy | Held
-    | Propose | CopyEnds | HandOver | ChangeReplicas | Promote | Drain
+    | Propose | CopyEnds | Follow | HandOver | ChangeReplicas | Promote | Drain | Orphans
 )  # fmt: skip
 """A frame that is answered by one with the same id."""

@@ -20,8 +20,10 @@ from pubsub.storage.rows import plan_inserts, stored_bytes
 from pubsub.storage.work import Append, Appended, Committed, run_statements
 
 _EXTEND = (
-    "UPDATE topics SET next_offset = ?1, committed = ?1, messages = messages + ?2, bytes = bytes + ?3 "
-    "WHERE id = ?4 AND epoch = ?5 AND set_aside IS NULL"
+    "UPDATE topics SET next_offset = ?1, committed = iif(replicas IS NULL, ?1, committed), "
+    "messages = messages + ?2, bytes = bytes + ?3 "
+    "WHERE id = ?4 AND epoch = ?5 AND role = 'owner' AND promised <= ?5 "
+    "AND set_aside IS NULL"
 )
 _EXTEND_SAVED = _EXTEND.replace(" WHERE", ", producers_to = ?1 WHERE")
 """What the batches tell of producers is in the rows of these, as is all before."""
@@ -45,6 +47,10 @@ class Appender:
         self._ends.clear()
         self.producers.forget()
         self._next_schedule_id = 0
+
+    def forget_end(self, topic_id: int) -> None:
+        """Read the end of a topic from the file again: others have written to it, or may have."""
+        self._ends.pop(topic_id, None)
 
     def write(self, cursor: sqlite3.Cursor, appends: list[Append], outcome: Committed) -> None:
         """Store what may be stored, in the transaction that is open; the answers go into `outcome`."""
@@ -137,7 +143,7 @@ class Appender:
         self._ends[topic_id] = (offset, published_us)
         if payloads:
             outcome.appended.append(
-                Appended(topic_id, first, published_us, keys, headers, payloads, size_bytes)
+                Appended(topic_id, first, published_us, keys, headers, payloads, size_bytes, marks)
             )
 
     def _read(self, cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:
@@ -165,7 +171,8 @@ class Appender:
 
 def _owns(cursor: sqlite3.Cursor, topic_id: int, epoch: int) -> bool:
     found = cursor.execute(
-        "SELECT 1 FROM topics WHERE id = ? AND epoch = ? AND set_aside IS NULL", (topic_id, epoch)
+        "SELECT 1 FROM topics WHERE id = ? AND epoch = ? AND role = 'owner' AND set_aside IS NULL",
+        (topic_id, epoch),
     )
     return found.fetchone() is not None
 

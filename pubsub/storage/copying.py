@@ -24,6 +24,7 @@ from pubsub.core.sequence import ProducerState, StoredBatch, replay
 from pubsub.errors import NotOwnerError
 from pubsub.protocol.batch import slice_batch
 from pubsub.protocol.messages import Batch
+from pubsub.storage.epochs import add_epochs
 from pubsub.storage.marks import decode_mark
 from pubsub.storage.producers import Producers
 from pubsub.storage.rows import SIZE, batch_of, blocks, plan_inserts, stored_bytes
@@ -35,7 +36,8 @@ Marks = list[tuple[int, str]]
 _EXTEND = (
     "UPDATE topics SET next_offset = ?2, committed = max(committed, min(?3, ?2)), messages = messages + ?4, "
     "bytes = bytes + ?5 "
-    "WHERE id = ?6 AND epoch = ?7 AND next_offset = ?1 AND role <> 'owner' AND set_aside IS NULL"
+    "WHERE id = ?6 AND epoch = ?7 AND next_offset = ?1 AND role <> 'owner' AND promised <= ?7 "
+    "AND set_aside IS NULL"
 )
 _READ = (
     "SELECT offset, published_at, key, headers, payload, batch FROM messages "
@@ -75,6 +77,8 @@ class Copier:
             for statement, values in plan_copies(work.topic_id, batch, marks):
                 cursor.execute(statement, values)
             self._learn(cursor, work.topic_id, batch, marks)
+        if work.epochs:
+            add_epochs(cursor, work.topic_id, work.epochs)
         work.messages, work.stored_bytes = messages, size_bytes
         return True
 
@@ -195,16 +199,15 @@ def cut(cursor: sqlite3.Cursor, topic_id: int, offset: int, epoch: int, owner: s
         NotOwnerError: the copy has moved on to another epoch, or is the owner's by now.
     """
     row = cursor.execute(
-        "SELECT name, next_offset, committed FROM topics "
+        "SELECT name, next_offset FROM topics "
         "WHERE id = ? AND epoch = ? AND role <> 'owner' AND set_aside IS NULL",
         (topic_id, epoch),
     ).fetchone()
     if row is None:
         raise _not_the_copy()
-    name, next_offset, committed = row
-    base = cursor.execute("SELECT min(epoch) FROM epochs WHERE topic_id = ?", (topic_id,)).fetchone()[0]
+    name, next_offset = row
     now_us = time.time_ns() // 1000
-    cursor.execute(_ORPHANS, (topic_id, offset, name, base or epoch, now_us, owner, epoch))
+    cursor.execute(_ORPHANS, (topic_id, offset, name, 0, now_us, owner, epoch))
     removed, size_bytes = cursor.execute(
         f"SELECT count(*), coalesce(sum({SIZE}), 0) FROM messages WHERE topic_id = ? AND offset >= ?",
         (topic_id, offset),

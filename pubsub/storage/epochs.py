@@ -1,45 +1,36 @@
-"""The table `epochs`: at which offset each ownership of a replicated topic began, as far as a copy knows.
+"""The table `epochs`: at which offset each epoch of a copy's log began (core/epochs).
 
-A copy takes over its owner's list whole, so the list may name epochs that begin beyond the copy's own end: of these
-it has nothing yet, and they are left out where the copy is compared (`known`). A topic of which no row tells has had
-one epoch, from offset 0 on.
+The owner of a topic of which no row tells has written all of it in one epoch; any other copy of such a topic has
+nothing yet.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-Epoch = tuple[int, int]
-"""Number, and the offset at which it began."""
+from pubsub.core.epochs import EpochStart
 
 
-def load_epochs(connection: Connection) -> dict[int, list[Epoch]]:
+def load_epochs(connection: Connection) -> dict[int, tuple[EpochStart, ...]]:
     """Topic id -> its epochs, oldest first."""
-    found: dict[int, list[Epoch]] = {}
-    for topic_id, epoch, start in connection.exec_driver_sql(
-        "SELECT topic_id, epoch, start_offset FROM epochs ORDER BY topic_id, epoch"
+    found: dict[int, list[EpochStart]] = {}
+    for topic_id, epoch, start, lossy in connection.exec_driver_sql(
+        "SELECT topic_id, epoch, start_offset, lossy FROM epochs ORDER BY topic_id, epoch"
     ):
-        found.setdefault(topic_id, []).append((epoch, start))
-    return found
+        found.setdefault(topic_id, []).append(EpochStart(epoch, start, bool(lossy)))
+    return {topic_id: tuple(epochs) for topic_id, epochs in found.items()}
 
 
-def known(epochs: Sequence[Epoch], next_offset: int) -> list[Epoch]:
-    """The epochs of which a copy that ends at `next_offset` may hold something."""
-    return [epoch for epoch in epochs if epoch[1] <= next_offset]
+def add_epochs(cursor: sqlite3.Cursor, topic_id: int, epochs: Iterable[EpochStart]) -> None:
+    """Add to a topic's list."""
+    rows = [(topic_id, entry.epoch, entry.start, entry.lossy) for entry in epochs]
+    cursor.executemany("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?)", rows)
 
 
-def store_epochs(cursor: sqlite3.Cursor, topic_id: int, epochs: Iterable[Epoch], owner: str) -> None:
-    """Replace a topic's list; `owner` is that of the last one, those of the others are kept."""
-    rows = list(epochs)
-    owners = dict(cursor.execute("SELECT epoch, owner FROM epochs WHERE topic_id = ?", (topic_id,)))
+def store_epochs(cursor: sqlite3.Cursor, topic_id: int, epochs: Iterable[EpochStart]) -> None:
+    """Replace a topic's list."""
     cursor.execute("DELETE FROM epochs WHERE topic_id = ?", (topic_id,))
-    cursor.executemany(
-        "INSERT INTO epochs VALUES (?, ?, ?, ?)",
-        [
-            (topic_id, epoch, start, owner if epoch == rows[-1][0] else owners.get(epoch, ""))
-            for epoch, start in rows
-        ],
-    )
+    add_epochs(cursor, topic_id, epochs)

@@ -45,6 +45,13 @@ topics = Table(
         "compacted_to", Integer, nullable=False
     ),  # of messages below it, latest_keys knows the keys; -1: it is emptied
     Column("producers_to", Integer, nullable=False),  # every batch below it is in the rows of producers
+    Column("replicas", Text),  # JSON, names of peers; null: this peer alone has the topic
+    Column("in_sync", Text),  # JSON, likewise: those that hold everything committed
+    Column("version", Integer, nullable=False),  # of the registry's record, as it was known last
+    Column("owner_address", Text, nullable=False),  # where the owner was to be reached then
+    Column("promised", Integer, nullable=False),  # nothing of an epoch below it is taken any more
+    Column("configs", Text),  # JSON: the sets of copies that count
+    Column("proposal", Text),  # JSON: what the owner has proposed to change in the registry's record
 )
 
 messages = Table(
@@ -164,6 +171,36 @@ Index(
     sqlite_where=latest_keys.c.removed_at.is_not(None),
 )
 
+epochs = Table(
+    "epochs",  # of replicated topics: at which offset each ownership began
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("start_offset", Integer, nullable=False),
+    Column(
+        "lossy", Integer, nullable=False
+    ),  # 1: it began on an operator's word, and may lack committed messages
+    sqlite_with_rowid=False,
+)
+
+orphaned_messages = Table(
+    "orphaned_messages",  # cut off copies: the topic's log has something else there, or nothing
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("topic_id", Integer, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("offset", Integer, nullable=False),  # where it stood in this copy
+    Column("epoch", Integer, nullable=False),  # in which it was appended
+    Column("published_at", Integer, nullable=False),
+    Column("key", Text),
+    Column("headers", Text),
+    Column("payload", LargeBinary),
+    Column("cut_at", Integer, nullable=False),
+    Column("owner", Text, nullable=False),  # whose log has not got it ...
+    Column("owner_epoch", Integer, nullable=False),  # ... and in which epoch that was
+    Index("orphaned_messages_topic", "topic_id", "id"),
+)
+
 BY_TOPIC = (
     "messages",
     "producers",
@@ -174,10 +211,17 @@ BY_TOPIC = (
     "scheduled",
     "message_ids",
     "latest_keys",
+    "epochs",
+    "orphaned_messages",
 )
 """Tables with a column topic_id: what has to go when a topic is deleted."""
 
-MANY_OF_A_TOPIC = (("latest_keys", "key"), ("message_ids", "message_id"), ("producers", "producer"))
+MANY_OF_A_TOPIC = (
+    ("latest_keys", "key"),
+    ("message_ids", "message_id"),
+    ("producers", "producer"),
+    ("orphaned_messages", "id"),
+)
 """Those of them, besides messages, that may have very many rows of one topic; and the rest of their primary key."""
 
 _HEX = "hex(substr(payload, at, 4))"

@@ -32,9 +32,18 @@ from pubsub.errors import (
     TopicNotFoundError,
 )
 from pubsub.protocol.messages import Batch, CopyState
+from pubsub.storage.copies import (
+    Copies,
+    decode_configs,
+    decode_names,
+    decode_proposal,
+    encode_names,
+    shared,
+)
 from pubsub.storage.cursors import CursorTable
 from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import DATABASE, DirectoryLock, cannot_use, check_file
+from pubsub.storage.epochs import load_epochs
 from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.producers import Producers
@@ -44,7 +53,7 @@ from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import Topic
 from pubsub.storage.upkeep import Upkeep
-from pubsub.storage.work import Append, Appended, Change, Committed, Job, Statement, Step
+from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step
 from pubsub.storage.writer import Writer
 
 log = logging.getLogger("pubsub.storage")
@@ -82,6 +91,8 @@ class Store:
         self.scheduled: dict[int, tuple[int, int]] = {}
         """Topic id -> how many messages were held for later when the file was opened, and when the first is due."""
         self.upkeep = Upkeep(self)
+        self.copies = Copies(self)
+        """What changes a copy besides appending to it."""
         self.fault: str | None = None
         """Why the file cannot be written to at the moment, or None."""
         self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
@@ -177,12 +188,19 @@ class Store:
     def _load(self, connection: Connection) -> None:
         for row in connection.exec_driver_sql(
             "SELECT id, name, role, owner, epoch, first_offset, next_offset, committed, policy, created_at, "
-            "set_aside, messages, bytes AS size_bytes, compacted_to FROM topics"
+            "set_aside, messages, bytes AS size_bytes, compacted_to, replicas, in_sync, version, owner_address, "
+            "promised, configs, proposal FROM topics"
         ):
             values = dict(row._mapping)
             values["policy"] = msgspec.json.decode(values["policy"])
             values["created_us"] = values.pop("created_at")
+            for names in ("replicas", "in_sync"):
+                values[names] = decode_names(values[names])
+            values["configs"] = decode_configs(values["configs"])
+            values["proposal"] = decode_proposal(values["proposal"])
             self._hold(Topic(**values))
+        for topic_id, epochs in load_epochs(connection).items():
+            self.by_id[topic_id].epochs = epochs
         self.cursors.load(connection)
         self.groups = load_groups(connection)
         for topic_id, count, first_us in connection.exec_driver_sql(
@@ -205,6 +223,13 @@ class Store:
         self.queued_bytes += append.size_bytes
         self._writer.submit(append)
 
+    def receive(self, received: Received) -> None:
+        """Add part of its owner's log to a copy; `received.done` is called once it is on disk, or why it is not."""
+        if self._closed:
+            received.done(self._closed_error())
+            return
+        self._writer.submit(received)
+
     @property
     def full(self) -> bool:
         """Whether so much waits for a commit that no more should be taken in."""
@@ -223,13 +248,21 @@ class Store:
                 await done.wait()
 
     def _committed(self, outcome: Committed) -> None:
-        if outcome.fault is not None or outcome.appended or outcome.changes or outcome.steps:
+        if (
+            outcome.fault is not None
+            or outcome.appended
+            or outcome.changes
+            or outcome.steps
+            or outcome.received
+        ):
             self._set_fault(outcome.fault)  # otherwise nothing was written that could show either
         try:
             for appended in outcome.appended:
                 topic = self.by_id.get(appended.topic_id)
                 if topic is not None:
-                    topic.next_offset = topic.committed = appended.first_offset + len(appended.payloads)
+                    topic.next_offset = appended.first_offset + len(appended.payloads)
+                    if not topic.replicas:
+                        topic.committed = topic.next_offset
                     topic.messages += len(appended.payloads)
                     topic.size_bytes += appended.size_bytes
                     self.on_append(topic, appended)
@@ -242,6 +275,8 @@ class Store:
             append.done(first_offset, duplicate, error)
         for change, error in outcome.changes:
             change.done(error)
+        for received, error in outcome.received:
+            self.copies.received(received, error)
         for step, result, error in outcome.steps:
             step.done(result, error)
         if self._waiting_for_room and not self.full:
@@ -363,16 +398,25 @@ class Store:
             committed=0,
             policy=copy.policy,
             created_us=copy.created_us,
+            replicas=shared(copy.replicas),
+            in_sync=list(copy.in_sync) if shared(copy.replicas) else [],
+            version=copy.version,
+            owner_address=copy.owner_address,
         )
         policy = msgspec.json.encode(copy.policy).decode()
 
         def insert(connection: Connection) -> None:
             connection.exec_driver_sql(
-                "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0, 0)",
-                (topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
+                "INSERT OR IGNORE INTO topics "
+                "VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0, 0, ?, ?, ?, ?, 0, NULL, NULL)",
+                (
+                    *(topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
+                    *(encode_names(topic.replicas), encode_names(topic.in_sync)),
+                    *(topic.version, topic.owner_address),
+                ),
             )
 
-        await self._change(insert)
+        await self.change_file(insert)
         return self.by_id.get(copy.id) or self._held(topic)
 
     def _held(self, topic: Topic) -> Topic:
@@ -381,7 +425,7 @@ class Store:
 
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep the rows of a topic but serve it no more."""
-        await self._change(
+        await self.change_file(
             lambda c: c.exec_driver_sql(
                 "UPDATE topics SET set_aside = ? WHERE id = ?", (why, topic.id)
             ).close()
@@ -470,6 +514,7 @@ class Store:
         change: Callable[[sqlite3.Cursor], T],
         size_bytes: int,
         committed: Callable[[T], None] = lambda _: None,
+        moves: int = 0,
     ) -> T:
         """Make a small change within the next commit, that of others who wait; see `storage.work.Step`.
 
@@ -477,6 +522,7 @@ class Store:
             size_bytes: what it adds to the write-ahead log, about.
             committed: called with what the change returned as soon as it is on disk, before anything that is
                 committed later is told.
+            moves: a topic whose role it changes.
         """
         if self._closed:
             raise self._closed_error()
@@ -492,7 +538,7 @@ class Store:
             else:
                 done.set_result(result)
 
-        self._writer.submit(Step(change, answer, size_bytes))
+        self._writer.submit(Step(change, answer, size_bytes, moves))
         return await done
 
     async def look(self, function: Callable[[Connection, *Ts], T], *arguments: *Ts) -> T:
@@ -518,7 +564,12 @@ class Store:
 
         await self.step(change, len(text), committed)
 
-    async def _change(self, change: Callable[[Connection], Any]) -> Any:
+    async def change_file(self, change: Callable[[Connection], Any]) -> Any:
+        """Make any change, in a transaction of its own.
+
+        Raises:
+            ReadOnlyError: the file cannot be written to.
+        """
         if self._closed:
             raise self._closed_error()
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -6,6 +6,11 @@ from typing import Any
 
 import msgspec
 
+from pubsub.core.epochs import EpochStart
+from pubsub.core.replication import Config, Proposal
+
+OWNER = "owner"
+
 
 class Topic(msgspec.Struct, kw_only=True):
     """A copy of a topic. 0 <= first_offset <= committed <= next_offset.
@@ -28,5 +33,31 @@ class Topic(msgspec.Struct, kw_only=True):
     """How many there are: fewer than the offsets span, where compaction has taken some away."""
     size_bytes: int = 0
     """What their payloads, keys and headers (as UTF-8) take."""
+    replicas: list[str] = []
+    """Peers on which the topic shall live, the owner among them; empty: on this one alone."""
+    in_sync: list[str] = []
+    """Of these, the ones that hold everything committed, as far as this peer knows."""
+    version: int = 0
+    """Of the registry's record, in this epoch, that this peer last knew."""
+    owner_address: str = ""
+    """Where the owner served when this peer last heard of it."""
+    promised: int = 0
+    """Nothing of an epoch below it is taken any more, whoever owns it."""
+    configs: tuple[Config, ...] = ()
+    """The sets of copies that count, the newest last, as far as an owner has told."""
+    proposal: Proposal | None = None
+    """As the owner: the change of the record that was proposed and of which the outcome is not known."""
+    epochs: tuple[EpochStart, ...] = ()
+    """At which offset each epoch of this log began, the oldest first; see `log_epochs`."""
     compacted_to: int = 0
     """Below it the compactor knows the latest message of each key; -1: compaction is off, what it knew is deleted."""
+
+    @property
+    def owned(self) -> bool:
+        """Whether this peer may append to it."""
+        return self.role == OWNER
+
+    @property
+    def log_epochs(self) -> tuple[EpochStart, ...]:
+        """As `epochs`; of a topic that only ever had this owner it is one epoch."""
+        return self.epochs or ((EpochStart(self.epoch, 0),) if self.owned else ())

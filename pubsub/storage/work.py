@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from pubsub.core.epochs import EpochStart
 from pubsub.errors import PubsubError
+from pubsub.protocol.messages import Batch
 
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
 """SQL, and the rows of parameters for which it is to be run."""
@@ -67,6 +69,8 @@ class Step(msgspec.Struct, eq=False):
     done: Callable[[Any, PubsubError | None], None]
     size_bytes: int
     """What it adds to the write-ahead log, about."""
+    moves: int = 0
+    """A topic whose role it changes, or 0: its end may be another than when this peer last appended to it."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -79,6 +83,29 @@ class Job(msgspec.Struct, eq=False):
     done: Callable[[Any, PubsubError | None], None]
 
 
+class Received(msgspec.Struct, eq=False):
+    """Part of its owner's log to be added to a copy: offsets `start` up to, not including, `stop`.
+
+    The parts are whole batches, or what retention and compaction have left of them, with the marks of those.
+    """
+
+    topic_id: int
+    epoch: int
+    start: int
+    stop: int
+    committed: int
+    """What of the topic is committed, as far as its owner has told."""
+    parts: list[tuple[Batch, list[tuple[int, str]]]]
+    size_bytes: int
+    done: Callable[[PubsubError | None], None]
+    epochs: Sequence[EpochStart] = ()
+    """Epochs of the owner's log that the copy's reaches with this."""
+    messages: int = 0
+    """Set by the writer: how many messages they are ..."""
+    stored_bytes: int = 0
+    """... and what they count for in `topics.bytes`."""
+
+
 class Appended(msgspec.Struct, frozen=True):
     """Consecutive messages of one topic that a commit has stored."""
 
@@ -89,6 +116,8 @@ class Appended(msgspec.Struct, frozen=True):
     headers: list[str | None] | None
     payloads: list[bytes | None]
     size_bytes: int
+    marks: list[str | None]
+    """Of the first messages, where each begins a batch or not; those behind them begin none."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -98,6 +127,7 @@ class Committed(msgspec.Struct, frozen=True):
     answers: list[tuple[Append, int, bool, PubsubError | None]]
     changes: list[tuple[Change, PubsubError | None]]
     steps: list[tuple[Step, Any, PubsubError | None]]
+    received: list[tuple[Received, PubsubError | None]]
     fault: str | None
     """Why the group could not be written, or None."""
 

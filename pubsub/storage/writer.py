@@ -23,9 +23,10 @@ from sqlalchemy.exc import DBAPIError
 from pubsub.config import KIB, MIB, StorageSettings
 from pubsub.errors import InternalError, PubsubError, ReadOnlyError
 from pubsub.storage.appending import Appender
+from pubsub.storage.copying import Copier
 from pubsub.storage.database import BUSY_TIMEOUT_SECONDS, CACHE_KIB
 from pubsub.storage.schema import PAGE_BYTES
-from pubsub.storage.work import Append, Change, Committed, Job, Step, run_statements
+from pubsub.storage.work import Append, Change, Committed, Job, Received, Step, run_statements
 
 log = logging.getLogger("pubsub.storage")
 
@@ -52,7 +53,7 @@ class _Stop:
     """Ends the thread, after all that was submitted before."""
 
 
-Shared = Append | Change | Step
+Shared = Append | Change | Received | Step
 """What shares a transaction."""
 Work = Shared | Job | _Stop
 
@@ -78,6 +79,7 @@ class Writer:
         self._cursor: sqlite3.Cursor | None = None
         """The connection's own cursor, for the path of every publish: SQLAlchemy's layer would triple its cost."""
         self._appender = Appender()
+        self._copier = Copier(self._appender.producers)
         self._grown = False
         self._unchecked_bytes = 0
         """Written to the WAL since the last checkpoint, about."""
@@ -189,7 +191,7 @@ class Writer:
             self._appender.producers.save(self._cursor)  # the job may take messages away
             result = job.change(self._connection)
             self._connection.commit()
-            self._appender.forget()  # a job may have changed any topic
+            self._forget()  # a job may have changed any topic
             self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES
         except Exception as error:
             failure = self._undo(error)
@@ -222,7 +224,7 @@ class Writer:
 
     def _roll_back(self) -> None:
         """Leave no transaction open and nothing of it in memory. Where even that fails, the next BEGIN fails too."""
-        self._appender.forget()
+        self._forget()
         assert self._connection is not None
         try:
             self._connection.rollback()
@@ -234,6 +236,11 @@ class Writer:
         except (DBAPIError, sqlite3.Error) as error:
             log.error("a transaction on %s cannot be rolled back: %s", self._path, error)
 
+    def _forget(self) -> None:
+        """Read what is remembered of topics from the file again."""
+        self._appender.forget()
+        self._copier.forget()
+
     def _call(self, callback: Callable[..., None], *values: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *values)
@@ -243,7 +250,7 @@ class Writer:
     def _write(self, cursor: sqlite3.Cursor, group: list[Shared], snapshot: bool) -> Committed:
         """Store a group in one transaction, with a snapshot of the producers if told or if steps are in it."""
         cursor.execute("BEGIN IMMEDIATE")
-        outcome = Committed([], [], [], [], None)
+        outcome = Committed([], [], [], [], [], None)
         appends = [work for work in group if isinstance(work, Append)]
         if len(appends) < len(group):
             for work in group:
@@ -251,13 +258,18 @@ class Writer:
                     run_statements(cursor, work.statements)
                     outcome.changes.append((work, None))
         self._appender.write(cursor, appends, outcome)
-        steps = len(appends) + len(outcome.changes) < len(group)
+        others = len(appends) + len(outcome.changes)
+        if others < len(group):
+            self._copier.write(cursor, [work for work in group if isinstance(work, Received)], outcome)
+        steps = others + len(outcome.received) < len(group)
         if snapshot or steps:
             self._appender.producers.save(cursor)
         if steps:
             for work in group:
                 if isinstance(work, Step):
                     outcome.steps.append(_take(cursor, work))
+                    if work.moves:
+                        self._appender.forget_end(work.moves)
         cursor.execute("COMMIT")
         return outcome
 
@@ -327,12 +339,14 @@ def _start_log_over(connection: Connection) -> None:
 
 def _failed(group: list[Shared], error: PubsubError) -> Committed:
     """What a group's commit did that failed: nothing."""
-    outcome = Committed([], [], [], [], error.message if isinstance(error, ReadOnlyError) else None)
+    outcome = Committed([], [], [], [], [], error.message if isinstance(error, ReadOnlyError) else None)
     for work in group:
         if isinstance(work, Append):
             outcome.answers.append((work, 0, False, error))
         elif isinstance(work, Step):
             outcome.steps.append((work, None, error))
+        elif isinstance(work, Received):
+            outcome.received.append((work, error))
         else:
             outcome.changes.append((work, error))
     return outcome
@@ -342,6 +356,6 @@ def _size_bytes(work: Shared) -> int:
     """What a piece of work adds to the write-ahead log, about."""
     if isinstance(work, Append):
         return work.size_bytes + ROW_BYTES * len(work.payloads) + MARK_BYTES
-    if isinstance(work, Step):
+    if isinstance(work, Step | Received):
         return work.size_bytes
     return sum(ROW_BYTES * 2 * len(rows) for _, rows in work.statements)

@@ -16,7 +16,15 @@ import pubsub
 from pubsub.config import Limits
 from pubsub.core.sequence import REMEMBERED_BATCHES
 from pubsub.errors import ERRORS_BY_CODE
-from pubsub.model import NAME_MAX_LENGTH, Change, CursorInfo, PeerInfo, ScheduledMessage, TopicInfo
+from pubsub.model import (
+    NAME_MAX_LENGTH,
+    Change,
+    CursorInfo,
+    OrphanedMessage,
+    PeerInfo,
+    ScheduledMessage,
+    TopicInfo,
+)
 from pubsub.net import connection as net_connection
 from pubsub.net import server as net_server
 from pubsub.peer.publishing import BATCH_MESSAGES
@@ -28,7 +36,10 @@ from tests.docs.plain_client import PlainClient, size_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 FRAMES: tuple[Any, ...] = get_args(m.Frame)
-INSIDE: tuple[Any, ...] = (m.Batch, m.CopyState, m.CopyEnd, TopicInfo, PeerInfo, CursorInfo, ScheduledMessage)
+INSIDE: tuple[Any, ...] = (
+    *(m.Batch, m.CopyState, m.CopyEnd, m.CopySet),
+    *(TopicInfo, PeerInfo, CursorInfo, ScheduledMessage, OrphanedMessage),
+)
 """Structures that occur within frames."""
 
 
@@ -124,6 +135,8 @@ def type_text(kind: Any) -> str:
         (inner,) = get_args(kind)
         text = type_text(inner)
         return f"array of ({text})" if " or " in text else f"array of {text}"
+    if get_origin(kind) is tuple:
+        return f"[{', '.join(map(type_text, get_args(kind)))}]"
     if get_origin(kind) is dict:
         key, value = get_args(kind)
         return f"map of {type_text(key)} to {type_text(value)}"
@@ -243,8 +256,8 @@ async def test_hello_is_answered_as_documented(client: PlainClient):
 async def test_a_batch_sent_twice_is_stored_once_and_a_gap_is_refused(client: PlainClient):
     await client.hello()
     first = [TOPIC, TOPIC_ID, 77, 0, None, None, [b"a", b"b"]]
-    assert await client.ask(10, *first) == [11, 1, 0, False, None]
-    assert await client.ask(10, *first) == [11, 2, 0, True, None]
+    assert await client.ask(10, *first) == [11, 1, 0, False, None, None]
+    assert await client.ask(10, *first) == [11, 2, 0, True, None, None]
     failure = await client.ask(10, TOPIC, TOPIC_ID, 77, 3, None, None, [b"d"])
     assert failure[:3] == [3, 3, "sequence_out_of_order"]
     assert failure[4] == {"expected": 2}
@@ -253,6 +266,7 @@ async def test_a_batch_sent_twice_is_stored_once_and_a_gap_is_refused(client: Pl
         4,
         2,
         False,
+        None,
         None,
     ]
     result = await client.ask(18, TOPIC, 0, -2, 0, 100)

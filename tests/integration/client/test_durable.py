@@ -401,7 +401,7 @@ async def test_the_lag_does_not_count_what_compaction_took(peer: pubsub.Peer) ->
     async with pubsub.Client(peer.address) as client:
         await client.publish_many("a.b", [b"x"] * 10)
         topic = peer._node.store.topics["a.b"]
-        await peer._node.store._change(
+        await peer._node.store.change_file(
             lambda c: c.exec_driver_sql("DELETE FROM messages WHERE offset IN (1, 4, 6, 7)").close()
         )
         topic.messages -= 4

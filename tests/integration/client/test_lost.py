@@ -25,7 +25,7 @@ async def retain(peer: pubsub.Peer, first_offset: int, *, memory_knows: bool = T
         ):
             connection.exec_driver_sql(sql, (topic.id, first_offset)).close()  # type: ignore[attr-defined]
 
-    await peer._node.store._change(change)
+    await peer._node.store.change_file(change)
     if memory_knows:
         topic.first_offset = first_offset
 
@@ -175,7 +175,7 @@ async def test_who_is_up_to_date_loses_nothing_when_all_it_has_read_goes(peer: p
 async def test_holes_of_compaction_are_no_loss(peer: pubsub.Peer) -> None:
     async with pubsub.Client(peer.address, settings=ClientSettings(window_messages=3)) as client:
         await peer.publish_many("a.b", [b"x"] * 30)
-        await peer._node.store._change(
+        await peer._node.store.change_file(
             lambda c: c.exec_driver_sql("DELETE FROM messages WHERE offset BETWEEN 5 AND 20").close()
         )
         async with client.subscribe("a.b", start="earliest", on_lost="error") as messages:

@@ -147,7 +147,7 @@ async def test_holes_are_stepped_over(peer: pubsub.Peer) -> None:
         await client.publish_many("a.b", [b"x"] * 9000, key="k")
         await client.publish("a.b", b"last", key="other")
         topic = peer._node.store.topics["a.b"]
-        await peer._node.store._change(
+        await peer._node.store.change_file(
             lambda c: c.exec_driver_sql(
                 "DELETE FROM messages WHERE topic_id = ? AND offset BETWEEN 5 AND 8990", (topic.id,)
             ).close()
@@ -180,7 +180,7 @@ async def test_a_filtered_query_that_retention_overtakes_is_an_error(tmp_path: A
             connection.exec_driver_sql("DELETE FROM messages WHERE offset < 5").close()
             connection.exec_driver_sql("UPDATE topics SET first_offset = 5").close()
 
-        await peer._node.store._change(retain)
+        await peer._node.store.change_file(retain)
         assert topic.first_offset == 0
         for options in ({}, {"key": "k"}):
             with pytest.raises(pubsub.OffsetOutOfRangeError, match="offsets 2 to 4"):

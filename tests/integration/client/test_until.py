@@ -127,7 +127,7 @@ async def test_holes_at_the_end_do_not_keep_it_open(peer: pubsub.Peer) -> None:
     async with pubsub.Client(peer.address) as client:
         await client.publish_many("a.b", [b"x"] * 20)
         topic = peer._node.store.topics["a.b"]
-        await peer._node.store._change(
+        await peer._node.store.change_file(
             lambda c: c.exec_driver_sql(
                 "DELETE FROM messages WHERE topic_id = ? AND offset BETWEEN 5 AND 12", (topic.id,)
             ).close()

@@ -278,7 +278,7 @@ async def test_holes_that_compaction_left_are_passed_over(open_peer: OpenPeer, o
     peer = await open_peer()
     await publish(peer, [b"%d" % n for n in range(20)])
     store = peer._node.store
-    await store._change(
+    await store.change_file(
         lambda c: c.exec_driver_sql("DELETE FROM messages WHERE offset IN (3, 4, 18, 19)").close()
     )
     frames: list[m.Batch] = []

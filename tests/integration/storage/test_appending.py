@@ -89,7 +89,7 @@ async def test_the_writer_syncs_every_commit_and_checkpoints_only_itself(store: 
         names = ("synchronous", "wal_autocheckpoint", "journal_mode", "mmap_size")
         return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
 
-    assert await store._change(settings) == [2, 0, "wal", 0]  # 2 is FULL: an fsync in each commit
+    assert await store.change_file(settings) == [2, 0, "wal", 0]  # 2 is FULL: an fsync in each commit
 
 
 async def test_keys_headers_and_payloads_of_mixed_appends_stay_with_their_messages(store: Store) -> None:
@@ -151,7 +151,7 @@ async def test_after_a_change_of_epoch_only_the_appends_of_the_new_one_are_store
     async with writer_held(store):
         before = submit(store, topic, [b"before"], epoch=1)
         changing = asyncio.create_task(
-            store._change(lambda c: c.exec_driver_sql("UPDATE topics SET epoch = 2").close()),
+            store.change_file(lambda c: c.exec_driver_sql("UPDATE topics SET epoch = 2").close()),
             name="new epoch",
         )
         await asyncio.sleep(0)  # lets the task submit its change
@@ -170,7 +170,7 @@ async def test_a_topic_set_aside_or_unknown_takes_nothing_not_even_a_duplicate(s
     await append(store, topic, [b"kept"], producer=9)
     await store.set_aside(topic, "another has the name")
     ghost = await store.create(copy_of(3, "ghost"))
-    await store._change(lambda c: c.exec_driver_sql("DELETE FROM topics WHERE id = 3").close())
+    await store.change_file(lambda c: c.exec_driver_sql("DELETE FROM topics WHERE id = 3").close())
     async with writer_held(store):
         refused = [
             submit(store, topic, [b"no"]),

@@ -183,7 +183,8 @@ class CompactedLog(RuleBasedStateMachine):
         self.cursor = self.connection.cursor()
         self.cursor.execute("PRAGMA synchronous = OFF")
         self.cursor.execute(
-            "INSERT INTO topics VALUES (1, 't', 'owner', 'a', 1, 0, 0, 0, '{}', 1, NULL, 0, 0, 0, 0)"
+            "INSERT INTO topics VALUES "
+            "(1, 't', 'owner', 'a', 1, 0, 0, 0, '{}', 1, NULL, 0, 0, 0, 0, NULL, NULL, 0, '', 0, NULL, NULL)"
         )
         self.log: list[tuple[str | None, bool]] = []
         """Key of each message ever published, and whether it removes it."""

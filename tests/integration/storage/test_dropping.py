@@ -57,7 +57,7 @@ async def test_a_portion_of_large_messages_is_bounded_in_bytes(
     def last_of_portion(connection: Any) -> None:
         told.append(store_module._end_of_portion(connection, 1))
 
-    await store._change(last_of_portion)
+    await store.change_file(last_of_portion)
     assert told == [1]
 
 

@@ -16,7 +16,7 @@ async def test_a_time_is_found_by_few_looks_not_by_a_scan(
 ) -> None:
     count = 100_000
     topic = await store.create(copy_of(1, "t"))
-    await store._change(
+    await store.change_file(
         lambda c: c.exec_driver_sql(
             "WITH RECURSIVE n(value) AS (SELECT 0 UNION ALL SELECT value + 1 FROM n WHERE value < ?) "
             "INSERT INTO messages SELECT 1, value, 1000 + value / 7, NULL, NULL, x'00', NULL FROM n",

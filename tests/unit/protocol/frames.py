@@ -41,6 +41,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     if get_origin(kind) is dict:
         key, value = get_args(kind)
         return st.dictionaries(values_of(key), values_of(value), max_size=3)
+    if get_origin(kind) is tuple:
+        return st.tuples(*map(values_of, get_args(kind)))
     assert issubclass(kind, msgspec.Struct), f"no values are known of {kind}"
     return structs_of(kind)
 

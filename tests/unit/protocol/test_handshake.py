@@ -63,8 +63,8 @@ def test_the_first_frame_must_be_hello_and_its_answer_welcome():
 
 def test_a_server_accepts_requests_and_credit_only():
     for accepted in ACCEPTED.values():
-        assert accepted <= {*get_args(m.Request), m.Credit}
-    assert frozenset().union(*ACCEPTED.values()) == {*get_args(m.Request), m.Credit}
+        assert accepted <= {*get_args(m.Request), m.Credit, m.Progress}
+    assert frozenset().union(*ACCEPTED.values()) == {*get_args(m.Request), m.Credit, m.Progress}
 
 
 def test_every_request_has_an_id_first_and_every_type_number_is_used_once():

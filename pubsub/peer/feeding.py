@@ -1,0 +1,130 @@
+"""Feeding a follower: the stream of a topic's log to a peer that holds a copy of it.
+
+It is a delivery like a subscriber's, from the same tail and the same disk, by credit; what differs is that it reaches
+to the end of the log and not to what is committed, and that it carries the marks of batches. A follower is given whole
+pieces: its window is a bound on what it holds in memory, not on what an application wants, so one piece may exceed it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pubsub.core.credit import Window
+from pubsub.errors import DamagedFileError, InternalError, PubsubError
+from pubsub.peer.delivery import Delivery, Feed, Subscriber
+from pubsub.peer.tail import Piece
+from pubsub.protocol.batch import batch_bytes, batch_checksum, next_position, slice_batch
+from pubsub.protocol.codec import encode_copy, replicate_head
+from pubsub.protocol.messages import Batch
+from pubsub.storage.copying import Marks, read_log, slice_marks, whole_batches
+from pubsub.storage.marks import decode_mark
+from pubsub.storage.store import Store
+
+log = logging.getLogger("pubsub.peer")
+
+
+class Feeding(Delivery):
+    """One follower of one topic, in one epoch."""
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        number: int,
+        feed: Feed,
+        position: int,
+        window: Window,
+        name: str,
+        store: Store,
+        epoch: int,
+    ) -> None:
+        super().__init__(subscriber, number, feed, position, window, name, store, None, "")
+        self.epoch = epoch
+        self.follows = True
+
+    @property
+    def stop(self) -> int:
+        return self.feed.topic.next_offset
+
+    def pump(self) -> None:
+        """Send whatever may be sent now."""
+        topic = self.feed.topic
+        while (
+            self.position < topic.next_offset
+            and self._window.messages > 0
+            and self._window.bytes > 0
+            and self._reading is None
+            and self.connection.writable
+            and not self._ended
+        ):
+            piece = self.feed.tail.find(self.position)
+            if piece is None or piece.marks is None:
+                if not self._start_reading():
+                    break
+            elif piece.first == self.position:
+                self._send_piece(piece)
+            else:
+                start, count = self.position - piece.first, piece.stop - piece.first
+                marks = slice_marks(piece.marks, start, count)
+                self._send_copy(slice_batch(piece.batch, start, count), marks, piece.stop)
+
+    def _send_piece(self, piece: Piece) -> None:
+        assert piece.marks is not None
+        if piece.encoded_marks is None:
+            piece.encoded_marks = encode_copy(piece.marks)
+        self._put(piece.encoded, piece.encoded_marks, piece.stop, piece.stop - piece.first, piece.size_bytes)
+
+    def _send_copy(self, batch: Batch | None, marks: Marks, stop: int) -> None:
+        messages, size_bytes = (0, 0) if batch is None else (len(batch.payloads), batch_bytes(batch))
+        self._put(encode_copy(batch), encode_copy(marks), stop, messages, size_bytes)
+
+    def _put(self, batch: bytes, marks: bytes, stop: int, messages: int, size_bytes: int) -> None:
+        topic = self.feed.topic
+        head = replicate_head(
+            self.number, self.epoch, self.position, stop, topic.committed, len(batch) + len(marks)
+        )
+        self.connection.send(head, batch, marks)
+        self._window.spend(messages, size_bytes)
+        self.sent_messages += messages
+        self.position = stop
+
+    async def _read(self) -> None:
+        """Read a chunk from disk, check it, and send it."""
+        topic, stop, limits = self.feed.topic, self.feed.topic.next_offset, self.connection.limits
+        settings = self._store.settings
+        try:
+            found = await self._store.look(
+                read_log,
+                topic.id,
+                self.position,
+                stop,
+                min(settings.read_messages, max(1, self._window.messages)),
+                min(settings.read_bytes, limits.batch_bytes),
+            )
+            if self._ended:
+                return
+            if self.position < topic.first_offset:
+                raise InternalError(f"retention has overtaken the follower {self.name} of {topic.name}")
+            if found is None:  # everything up to the end, as it was then, has been compacted away
+                self._send_copy(None, [], stop)
+                return
+            batch, marks = found
+            check_batches(topic.name, batch, marks)
+            self._send_copy(batch, marks, next_position(batch))
+        except PubsubError as error:
+            self.end(error)
+        except Exception:
+            log.exception("reading %s for the follower %s failed", topic.name, self.name)
+            self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
+
+
+def check_batches(topic: str, batch: Batch, marks: Marks) -> None:
+    """Compare the checksums of all batches that are whole here.
+
+    Raises:
+        DamagedFileError: one does not fit its mark.
+    """
+    for text, part in whole_batches(batch, marks):
+        if batch_checksum(part.keys, part.headers, part.payloads) != decode_mark(text).checksum:
+            raise DamagedFileError(
+                f"a batch of topic {topic} at offset {part.first_offset} does not fit its checksum"
+            )
