@@ -64,7 +64,7 @@ class View:
         if self._bar is None:
             return
         rates = self._rates.of(second, published, delivered)
-        text = f"published {published:,} ({rates[0]:,}/s)  delivered {delivered:,} ({rates[1]:,}/s)"
+        text = f"{rates[0]:,}/s published, {rates[1]:,}/s delivered"
         self._bar.update(self._bar.task_ids[0], completed=second, text=text)
 
 
@@ -75,7 +75,7 @@ def _make_bar(seconds: float) -> Progress:
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=12),
         TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),

@@ -120,7 +120,7 @@ def test_a_terminal_shows_live_rates_and_a_drawn_histogram(shared_site: Site) ->
     code = measuring.ended(END_SECONDS)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.close())
     assert code == 0, shown
-    assert re.search(r"publishing .*published [\d,]+ \([\d,]+/s\)", shown)
+    assert re.search(r"publishing .* [\d,]+/s published, [\d,]+/s delivered", shown)
     assert "█" in shown
     assert "───" in shown
 
