@@ -134,7 +134,8 @@ class OwnerProgress:
     Args:
         epoch_start: The owner's log end when it began this epoch.
         log_end, committed: As stored.
-        membership: The record by which this peer owns the topic in this epoch, or the newest one of it.
+        membership: The record by which this peer owns the topic in this epoch; of a peer that was restarted the
+            newest that it stored. It stores one before it tells it by `confirmed`.
         proposal: One that was stored and of which the outcome was not known when the peer was stopped.
         known: The configs that the copy has stored, if it was a follower before or has been restarted.
     """
@@ -172,7 +173,9 @@ class OwnerProgress:
         self.log_end = log_end
         self.committed = committed
         self.membership = membership
-        self.proposal = proposal if proposal is not None and proposal.epoch == self.epoch else None
+        self.proposal = None
+        if proposal is not None and (proposal.epoch, proposal.version) == membership.order:
+            self.proposal = proposal  # else it was taken, or can never be
         self.resigning = False
         self.superseded = False
         """A newer epoch has begun: this is over."""

@@ -1,5 +1,7 @@
 from typing import Any
 
+import pytest
+
 from pubsub.core.replication import (
     Config,
     Contacts,
@@ -166,9 +168,10 @@ def test_a_proposal_that_was_stored_counts_after_a_restart() -> None:
     assert again.tick(0, contacts("b", "c")) == proposal
 
 
-def test_a_proposal_of_an_earlier_epoch_is_void() -> None:
-    proposal = Proposal(epoch=4, version=1, in_sync=("a", "b"))
-    assert a_progress(proposal=proposal).proposal is None
+@pytest.mark.parametrize(("epoch", "version"), [(4, 2), (5, 1)])
+def test_a_proposal_for_an_earlier_record_is_void_after_a_restart(epoch: int, version: int) -> None:
+    proposal = Proposal(epoch=epoch, version=version, in_sync=("a", "b"))
+    assert a_progress(membership=a_membership(version=2), proposal=proposal).proposal is None
 
 
 def test_a_newer_epoch_ends_it() -> None:
