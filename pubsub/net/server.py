@@ -81,8 +81,8 @@ class ServerConnection(Connection):
         self._farewell_timer: asyncio.TimerHandle | None = None
         self._frame_timer: asyncio.TimerHandle | None = None
         """Runs while a frame is unfinished."""
-        self._frames = 0
-        """Received so far."""
+        self._progress = 0
+        """Changes when a frame has come, and when we read again after a pause."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -109,17 +109,22 @@ class ServerConnection(Connection):
         if self._frame_timer is None and self._reader.incomplete and self.greeting is not None:
             self._await_rest()
 
+    def release_reading(self, reason: str) -> None:
+        if reason in self._read_holds:
+            self._progress += 1
+        super().release_reading(reason)
+
     def _await_rest(self) -> None:
         """Look in a while whether the frame that has begun is there: few timers, for any rate of frames."""
         self._frame_timer = asyncio.get_running_loop().call_later(
-            self.limits.frame_seconds, self._on_frame_timer, self._frames
+            self.limits.frame_seconds, self._on_frame_timer, self._progress
         )
 
-    def _on_frame_timer(self, frames: int) -> None:
+    def _on_frame_timer(self, progress: int) -> None:
         self._frame_timer = None
         if not self.open or not self._reader.incomplete:
             return
-        if self._frames != frames or self._read_holds:  # another frame than then, or it is we who do not read
+        if self._progress != progress or self._read_holds:  # another frame than then, or we have not read it
             self._await_rest()
             return
         self.fail(RemoteProtocolError(f"a frame was not finished within {self.limits.frame_seconds:g} s"))
@@ -144,7 +149,7 @@ class ServerConnection(Connection):
     def on_frame(self, frame: m.Frame) -> None:
         server = self._server
         kind = type(frame)
-        self._frames += 1
+        self._progress += 1
         if self.greeting is None:
             self.greeting = check_hello(frame)
             if self._hello_timer is not None:

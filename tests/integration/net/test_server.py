@@ -13,7 +13,7 @@ import pytest
 from pubsub.config import KIB
 from pubsub.errors import ConnectionLostError, SettingsError
 from pubsub.net.link import connect
-from pubsub.net.server import Server
+from pubsub.net.server import Server, ServerConnection
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import encode_frame
 from tests.integration.net.conftest import ANYWHERE, GREETING, LIMITS, RawClient, TinyService, address_of
@@ -102,28 +102,44 @@ async def test_a_frame_that_is_never_finished_closes_the_connection(patient: Ser
     await wait_until(lambda: not patient.connections)
 
 
-async def test_frames_that_come_in_pieces_may_do_so_for_long(greet: Greet, service: TinyService):
-    client = await greet()
-    assert isinstance(await client.receive(), m.Welcome)
-    frames = b"".join(encode_frame(m.Publish(n, "a", 0, 1, n, None, None, [b"x"])) for n in range(1, 41))
-    for at in range(0, len(frames), 30):  # hardly ever at the end of a frame
-        client.send(frames[at : at + 30])
-        await client.writer.drain()
-        await asyncio.sleep(0.01)
-    await wait_until(lambda: len(service.published) == 40)
+async def unfinished(server: Server, client: RawClient, *frames: bytes) -> ServerConnection:
+    """Send frames, and have the server receive them, the last without its end. No time passes for it by itself."""
+    (connection,) = server.connections
+    client.send(*frames)
+    await wait_until(lambda: connection._reader.incomplete)
+    assert connection._frame_timer is not None
+    connection._frame_timer.cancel()
+    return connection
 
 
-async def test_a_frame_may_be_unfinished_while_the_server_does_not_read(greet: Greet, service: TinyService):
-    client = await greet()
-    assert isinstance(await client.receive(), m.Welcome)
-    requests = [m.Status(n) for n in range(1, LIMITS.running_requests + 2)]
-    client.send(*requests, encode_frame(m.Lookup(99, "a"))[:5])
-    await wait_until(lambda: service.waiting == LIMITS.running_requests)
-    await asyncio.sleep(0.3)
-    client.send(encode_frame(m.Lookup(99, "a"))[5:])
-    service.gate.set()
-    answers = [await client.receive() for _ in range(len(requests) + 1)]
-    assert sorted(answer.id for answer in answers) == [*range(1, len(requests) + 1), 99]  # type: ignore[union-attr]
+async def test_of_many_frames_that_come_in_pieces_each_has_its_time(server: Server, dial: Dial):
+    client = await dial()
+    frame = encode_frame(m.Lookup(1, "a"))
+    connection = await unfinished(server, client, frame[:5])
+    before = connection._progress
+    client.send(frame[5:], frame[:5])
+    await wait_until(lambda: connection._progress > before)
+    connection._on_frame_timer(before)  # another frame than when the timer was set
+    assert connection.open
+    assert connection._frame_timer is not None
+    connection._frame_timer.cancel()
+    connection._on_frame_timer(connection._progress)
+    assert not connection.open
+
+
+async def test_a_frame_may_be_unfinished_while_the_server_does_not_read(server: Server, dial: Dial):
+    client = await dial()
+    connection = await unfinished(server, client, encode_frame(m.Lookup(1, "a"))[:5])
+    connection.hold_reading("test")
+    then = connection._progress
+    for _ in range(2):
+        connection._on_frame_timer(then)
+        assert connection.open
+    connection.release_reading("test")
+    connection._on_frame_timer(then)  # it has had no time to be read since
+    assert connection.open
+    client.send(encode_frame(m.Lookup(1, "a"))[5:])
+    assert isinstance(await client.receive(), m.Failure)
 
 
 async def test_a_connection_too_many_is_told_so_and_can_come_later(patient: Server, greet: Greet):
