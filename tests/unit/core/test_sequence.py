@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pubsub.core.sequence import REMEMBERED_BATCHES, ProducerState, after, runs_of, stored_batch
+from pubsub.core.sequence import REMEMBERED_BATCHES, ProducerState, after, replay, runs_of, stored_batch
 from pubsub.errors import SequenceError
 
 IN_FLIGHT = REMEMBERED_BATCHES // 2
@@ -32,6 +32,21 @@ def test_the_first_batch_of_an_unknown_producer_is_number_0():
     assert stored_offset(ProducerState(), 0, 5) is None
     with pytest.raises(SequenceError):
         stored_offset(ProducerState(), 1, 5)
+
+
+@pytest.mark.parametrize("known", [0, 3, REMEMBERED_BATCHES, REMEMBERED_BATCHES + 5])
+def test_a_state_that_is_behind_the_log_catches_up_with_it_from_wherever_the_log_is_read(known: int):
+    counts = [number % 3 + 1 for number in range(REMEMBERED_BATCHES + 5)]
+    everything, behind = stored(*counts), stored(*counts[:known])
+    for read_from in range(known + 1):
+        log = [stored(*counts[: number + 1]).recent[-1] for number in range(read_from, len(counts))]
+        assert replay(behind, log) == everything
+        assert replay(everything, log) == everything
+
+
+def test_a_producer_that_was_forgotten_is_known_again_by_what_the_log_has_of_it_since():
+    state = stored(*[2] * 5)
+    assert replay(ProducerState(), state.recent[3:]) == ProducerState(10, state.recent[3:])
 
 
 def test_the_next_batch_is_new():

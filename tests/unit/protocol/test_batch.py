@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from pubsub.errors import InvalidRequestError
 from pubsub.model import NO_HEADERS
 from pubsub.protocol.batch import (
     batch_bytes,
+    batch_checksum,
     column_bytes,
     decode_headers,
     encode_headers,
@@ -111,3 +113,15 @@ def test_headers_that_are_not_text_are_refused(headers: dict[str, str]):
 def test_text_that_is_no_object_of_texts_is_refused(text: str):
     with pytest.raises(InvalidRequestError, match="maps text to text"):
         decode_headers(text)
+
+
+def test_the_checksum_of_a_batch_is_what_the_documentation_says_byte_by_byte() -> None:
+    encoded = (
+        b"\x93" + b"\x92\xa1k\xc0" + b"\xc0" + b"\x92\xc4\x02hi\xc0"
+    )  # [["k", nil], nil, [bin "hi", nil]]
+    assert batch_checksum(["k", None], None, [b"hi", None]) == crc32(encoded)
+
+
+def test_a_column_of_nothing_counts_as_no_column() -> None:
+    assert batch_checksum([None, None], [None, None], [b"a", b""]) == batch_checksum(None, None, [b"a", b""])
+    assert batch_checksum(["", None], None, [b"a", b""]) != batch_checksum(None, None, [b"a", b""])
