@@ -9,8 +9,8 @@ Rules:
   had of it (KIP-101, KIP-279).
 - A copy's list is the owner's as far as the copy's log reaches: `reached`. It changes in the transaction that changes
   the log.
-- A copy takes messages only in the highest epoch that it has heard of, and from one owner in each: `Bond`. That is
-  checked and stored in the transaction that appends.
+- A copy takes messages only in the highest epoch that it has heard of, and from one owner in each: `Bond`. It is stored
+  in the transaction that makes the logs agree, and checked in each that appends.
 
 Epochs are numbers that only grow; from the second on they are microseconds of the clock where that is the greater one,
 so that a registry that has forgotten them hands none out again (docs/decisions/0007-epochs.md).
@@ -141,14 +141,19 @@ class Bond(msgspec.Struct, frozen=True, kw_only=True):
     def highest(self) -> int:
         return max(self.epoch, self.promised)
 
+    def follows(self, epoch: int, owner: str) -> bool:
+        """Whether messages of `owner`, in `epoch`, may be appended: the copy agreed with it, and is bound to it since.
+
+        For the owner's own appends, too.
+        """
+        return epoch >= self.promised and (epoch, owner) == (self.epoch, self.owner)
+
     def takes(self, epoch: int, owner: str) -> bool:
-        """Whether messages of `owner`, in `epoch`, may be appended. For the owner's own appends, too."""
-        if epoch < self.promised:
-            return False
-        return epoch > self.epoch or (epoch == self.epoch and owner == self.owner)
+        """Whether the copy may begin with `owner` in `epoch`, or go on: open the epoch, or find where the logs part."""
+        return (epoch > self.epoch and epoch >= self.promised) or self.follows(epoch, owner)
 
     def bound(self, epoch: int, owner: str) -> Bond:
-        """As it is once the copy has taken something of `owner` in `epoch`; ask `takes` first."""
+        """As it is once it has; ask `takes` first."""
         return Bond(epoch=epoch, owner=owner, promised=self.promised)
 
     def promise(self, epoch: int) -> Bond | None:

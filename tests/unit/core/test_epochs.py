@@ -177,6 +177,17 @@ def test_a_copy_takes_messages_of_the_newest_epoch_only() -> None:
     assert not bond.takes(4, "a")
 
 
+def test_a_copy_appends_only_what_comes_from_the_owner_with_which_it_agreed() -> None:
+    bond = Bond().bound(5, "a")
+    assert bond.follows(5, "a")
+    assert not bond.follows(6, "b")
+    assert not bond.follows(5, "b")
+    assert not bond.follows(4, "a")
+    promised = bond.promise(7)
+    assert promised is not None
+    assert not promised.follows(5, "a")
+
+
 def test_no_two_peers_are_taken_for_the_owner_of_one_epoch() -> None:
     assert not Bond().bound(5, "a").takes(5, "b")
 
