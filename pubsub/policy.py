@@ -1,4 +1,4 @@
-"""What becomes of a topic's messages, and how many copies there are: its policy, as people write it and as it is stored.
+"""What becomes of a topic's messages, and how many copies there are: its policy, as written and as stored.
 
 A policy is JSON of the names below, without those that have their default: `{"max_age_seconds": 604800,
 "compact": true}`. People write durations with units (`7d`, `1h30m`), sizes with units (`10GiB`, `500MB`), numbers
@@ -69,7 +69,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     """On how many peers the topic lives, its owner's included; any but one may vanish."""
     min_in_sync: int | None = None
-    """With fewer copies in sync, a publish with acks="all" is refused. None: a majority from three copies on, else 1."""
+    """With fewer copies in sync, a publish with acks="all" is refused. None: a majority from three on, else 1."""
     replica_lag_seconds: float = 10
     """A replica that is behind or out of contact for longer is not in sync any more."""
     replace_after_seconds: float = 300

@@ -1,19 +1,25 @@
 """A peer says what it holds; the registry is brought in line, and the peer told what follows.
 
-The decisions are in core/announcement. This reads the records that they need, in pages, and carries them out:
-records change by compare-and-set, so where somebody was faster, those copies are looked at again.
+The decisions are in core/announcement, and for topics that have replicas in core/rebuild. This reads the records that
+they need, in pages, and carries them out: records change by compare-and-set, so where somebody was faster, those
+copies are looked at again.
+
+Where one who is to own a topic with replicas has no copy of it any more, it is not told to make an empty one: others
+have what it lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
-from pubsub.core.announcement import Plan, plan_announcement, plan_creations
+from pubsub.core.announcement import OWNER, Plan, plan_announcement, plan_creations
+from pubsub.core.ownership import changed, is_confirmed
+from pubsub.core.rebuild import fate_of
 from pubsub.core.topic_ids import MOST_ID
 from pubsub.errors import (
     ConflictError,
@@ -23,9 +29,12 @@ from pubsub.errors import (
     PubsubError,
     RegistryUnavailableError,
 )
+from pubsub.index.changing import Changing
 from pubsub.index.clock import LATEST_US, Clock
 from pubsub.index.coalescing import Coalescer
+from pubsub.index.copies import copy_state, explicit, order, record_of
 from pubsub.index.peer_table import PeerTable
+from pubsub.index.settling import Settling
 from pubsub.index.tasks import Spawn, to_the_end
 from pubsub.model import check_peer_name, check_topic_name
 from pubsub.net.server import ServerConnection
@@ -38,6 +47,8 @@ MOST_COPIES = 1_000_000
 """Copies that one peer may announce; what is kept of an announcement until its last part has come is bounded."""
 MOST_CREATIONS = 20_000
 """Topics that one reply tells a peer to create, so that it fits a frame; the next announcement tells the others."""
+REPLICA = "replica"
+_MOST_HOLDERS = 64
 _PAGE = 1000
 _ATTEMPTS = 5
 
@@ -50,6 +61,10 @@ class _Outcome:
         """Names of the copies that stay."""
         self.deleted: list[int] = []
         self.set_aside: list[int] = []
+        self.create: list[TopicRecord] = []
+        """Those that it shall hold as the record says."""
+        self.unwanted: list[TopicRecord] = []
+        """Those that live elsewhere now."""
 
 
 class _Parts:
@@ -87,6 +102,8 @@ class Announcing:
         self,
         registry: Registry,
         peers: PeerTable,
+        settling: Settling,
+        changing: Changing,
         beats: Coalescer[Heartbeat, HeartbeatOutcome],
         ttl_seconds: float,
         spawn: Spawn,
@@ -94,11 +111,15 @@ class Announcing:
     ) -> None:
         self._registry = registry
         self._peers = peers
+        self._settling = settling
+        self._changing = changing
         self._beats = beats
         self._ttl_seconds = ttl_seconds
         self._spawn = spawn
         self._clock = clock
         self._parts: dict[ServerConnection, _Parts] = {}
+        self.on_lost_copy: Callable[[TopicRecord], None] = lambda record: None
+        """Called when the owner of a topic that has replicas has no copy of it any more."""
 
     async def announce(self, connection: ServerConnection, frame: m.Announce) -> m.Reconciled | list[m.Frame]:
         """Keep a part; with the last one, reconcile all and answer."""
@@ -148,13 +169,17 @@ class Announcing:
     async def _reconcile(self, frame: m.Announce, copies: list[m.CopyState]) -> m.Reconciled:
         peer = frame.name
         await self._check_registered(peer, frame.incarnation)
+        life = (await self._settling.look()).id
         outcome = _Outcome()
         for first in range(0, len(copies), _PAGE):
             await self._reconcile_page(peer, copies[first : first + _PAGE], outcome)
-        create = await self._creations(peer, copies, outcome.held)
+        create = outcome.create + await self._creations(peer, copies, outcome.held)
         outcome.held.update(record.name for record in create)
         await self._registry.announce_copies(peer, sorted(outcome.held))
+        self._settling.note_announced(peer, life)
         self._peers.doubt([peer])
+        if create or outcome.unwanted:
+            await self._peers.fresh()
         for topic_id in outcome.set_aside:
             log.warning(
                 "peer %s sets its copy of topic id %d aside: the name or ownership is not its", peer, topic_id
@@ -168,10 +193,14 @@ class Announcing:
             )
         return m.Reconciled(
             id=frame.id,
-            create=[copy_state(record) for record in create[:MOST_CREATIONS]],
+            create=[self._state(record, peer) for record in create[:MOST_CREATIONS]],
             deleted=outcome.deleted,
             set_aside=outcome.set_aside,
+            unwanted=[self._state(record, peer) for record in outcome.unwanted[:MOST_CREATIONS]],
         )
+
+    def _state(self, record: TopicRecord, peer: str) -> m.CopyState:
+        return copy_state(record, peer, self._peers.standing(record.owner).address or "")
 
     async def _check_registered(self, peer: str, incarnation: str) -> None:
         state = await self._registry.peer(peer, self._clock())
@@ -193,11 +222,14 @@ class Announcing:
             # for that reason is seen to be buried.
             records = dict(zip(names, await self._registry.lookup(names), strict=True))
             buried = await self._registry.buried([copy.id for copy in copies])
-            plan = plan_announcement(peer, copies, records, buried)
+            plain = [copy for copy in copies if not _is_replicated(copy, records[copy.topic], buried)]
+            replicated = [copy for copy in copies if _is_replicated(copy, records[copy.topic], buried)]
+            plan = plan_announcement(peer, plain, records, buried)
             outcome.deleted += plan.deleted
             outcome.set_aside += plan.set_aside
             outcome.held.update(copy.topic for copy in plan.keep)
             copies = await self._carry_out(peer, plan, outcome)
+            copies += await self._reconcile_replicated(peer, replicated, records, outcome)
             if not copies:
                 return
         raise ConflictError(
@@ -210,11 +242,11 @@ class Announcing:
         """Change the records; returns the copies for which somebody was faster."""
         again: list[m.CopyState] = []
         if plan.restore:
-            results = await self._registry.restore_topics([_record_of(copy, peer) for copy in plan.restore])
+            results = await self._registry.restore_topics([record_of(copy, peer) for copy in plan.restore])
             for copy, result in zip(plan.restore, results, strict=True):
                 outcome.held.add(copy.topic) if result.applied else again.append(copy)
         for record, copy in plan.advance:
-            result = await self._registry.compare_and_set_topic(record.name, record, _record_of(copy, peer))
+            result = await self._registry.compare_and_set_topic(record.name, record, record_of(copy, peer))
             outcome.held.add(copy.topic) if result.applied else again.append(copy)
         for record, copy in plan.revise:
             revised = msgspec.structs.replace(record, policy=copy.policy)
@@ -224,51 +256,119 @@ class Announcing:
             await self._registry.compare_and_set_topic(record.name, record, None)
         return again
 
+    async def _reconcile_replicated(
+        self,
+        peer: str,
+        copies: Sequence[m.CopyState],
+        records: Mapping[str, TopicRecord | None],
+        outcome: _Outcome,
+    ) -> list[m.CopyState]:
+        """Returns the copies for which somebody was faster."""
+        life = self._settling.life
+        restore: list[m.CopyState] = []
+        replace: list[tuple[m.CopyState, TopicRecord, TopicRecord]] = []
+        for copy in copies:
+            record = records[copy.topic]
+            fate = fate_of(peer, copy.role, copy.epoch, record, life=life)
+            if record is None or fate == "restore":
+                restore.append(copy)
+                continue
+            confirmed = is_confirmed(explicit(record), life)
+            if fate == "set_aside" and confirmed and order(record) >= order(copy):
+                if copy.role == OWNER:
+                    outcome.set_aside.append(copy.id)
+                else:
+                    outcome.unwanted.append(record)
+                continue
+            if (newer := _replacement(peer, copy, record, confirmed)) is not None:
+                replace.append((copy, record, newer))
+                continue
+            outcome.held.add(copy.topic)
+            if order(copy) < order(record) and (confirmed or record.owner != peer):
+                outcome.create.append(record)
+        restored = await self._registry.restore_topics([record_of(copy, copy.owner) for copy in restore])
+        replaced = await self._registry.compare_and_set_topics(
+            [(record, newer) for _, record, newer in replace]
+        )
+        again: list[m.CopyState] = []
+        for copy, result in zip(
+            (*restore, *(copy for copy, _, _ in replace)), (*restored, *replaced), strict=True
+        ):
+            outcome.held.add(copy.topic) if result.applied else again.append(copy)
+        return again
+
     async def _creations(self, peer: str, copies: Sequence[m.CopyState], held: set[str]) -> list[TopicRecord]:
-        """The topics that the registry says are the peer's, and that it did not announce."""
+        """The topics that the registry says the peer is to hold, and that it did not announce."""
         announced = {copy.id for copy in copies}
         known = await self._registry.topics_of(peer)
         names = sorted(known.union(copy.topic for copy in copies) - held)
         found: list[TopicRecord] = []
         for first in range(0, len(names), _PAGE):
             records = await self._registry.lookup(names[first : first + _PAGE])
-            found += plan_creations(peer, records, announced)
+            found += [r for r in records if r is not None and peer in r.holders and r.id not in announced]
         buried = await self._registry.buried([record.id for record in found])
-        return plan_creations(peer, found, announced, buried)
+        found = [record for record in found if record.id not in buried]
+        owned = plan_creations(peer, found, announced)
+        lost = [record for record in owned if len(record.holders) > 1 and record.version > 1]
+        for record in lost:
+            self.on_lost_copy(record)
+        followed = [record for record in found if record.owner != peer]
+        return [r for r in owned if r not in lost] + await self._out_of_sync(peer, followed)
+
+    async def _out_of_sync(self, peer: str, records: Sequence[TopicRecord]) -> list[TopicRecord]:
+        """The records, once the peer, which has lost its copies, is not in sync in them."""
+        life = self._settling.life
+        empty = [record for record in records if peer not in record.in_sync]
+        wrong = [r for r in records if peer in r.in_sync and is_confirmed(explicit(r), life)]
+        results = await self._changing.apply(
+            [(r, changed(r, in_sync=tuple(other for other in r.in_sync if other != peer))) for r in wrong],
+            known_to=[peer] * len(wrong),
+        )
+        return empty + [result.current for result in results if result.applied and result.current is not None]
 
 
-def copy_state(record: TopicRecord) -> m.CopyState:
-    """What the owner of a topic is told to hold."""
-    return m.CopyState(
-        id=record.id,
-        topic=record.name,
-        role="owner",
-        owner=record.owner,
-        epoch=record.epoch,
-        created_us=record.created_at,
-        policy=dict(record.policy),
-    )
+def _is_replicated(copy: m.CopyState, record: TopicRecord | None, buried: Collection[int]) -> bool:
+    """Whether others may hold what is committed in the topic of a copy; its name is not another topic's."""
+    if (
+        copy.id in buried
+        or (record is not None and record.id != copy.id)
+        or copy.role not in (OWNER, REPLICA)
+    ):
+        return False
+    return len({copy.owner, *copy.replicas}) > 1 or (record is not None and len(record.holders) > 1)
 
 
-def _record_of(copy: m.CopyState, owner: str) -> TopicRecord:
-    """The record that the copy of an owner stands for."""
-    return TopicRecord(
-        name=copy.topic,
-        id=copy.id,
-        owner=owner,
-        epoch=copy.epoch,
-        in_sync=[owner],
-        replicas=[owner],
-        policy=copy.policy,
-        created_at=copy.created_us,
-    )
+def _replacement(peer: str, copy: m.CopyState, record: TopicRecord, confirmed: bool) -> TopicRecord | None:
+    """The record in place of one that the copy knows better; None: it stands.
+
+    A copy that knows of a newer epoch than a record of this life has heard of an ownership that the registry has
+    forgotten, or has promised one that was never given: the record is no longer confirmed, and all is decided anew.
+    """
+    known = record_of(copy, copy.owner)
+    if copy.epoch > record.epoch:
+        return known
+    if copy.role != OWNER or record.owner != peer or copy.epoch < record.epoch:
+        return None
+    if not confirmed:
+        differs = order(copy) > order(record) or record.policy != copy.policy
+        return known if differs else None
+    return msgspec.structs.replace(record, policy=copy.policy) if record.policy != copy.policy else None
 
 
 def _check_copies(frame: m.Announce) -> None:
     check_peer_name(frame.name)
     for copy in frame.copies:
         check_topic_name(copy.topic)
-        if not (0 < copy.id <= MOST_ID and 0 <= copy.epoch <= MOST_ID and 0 <= copy.created_us <= LATEST_US):
+        for name in (copy.owner, *copy.replicas, *copy.in_sync):
+            check_peer_name(name)
+        if len(copy.replicas) > _MOST_HOLDERS or len(copy.in_sync) > _MOST_HOLDERS:
+            raise InvalidRequestError(f"the copy of topic {copy.topic} is announced with too many replicas")
+        numbers = (copy.epoch, copy.version)
+        if not (
+            0 < copy.id <= MOST_ID
+            and all(0 <= number <= MOST_ID for number in numbers)
+            and 0 <= copy.created_us <= LATEST_US
+        ):
             raise InvalidRequestError(
                 f"the copy of topic {copy.topic} is announced with id {copy.id}, epoch {copy.epoch} and creation "
                 f"time {copy.created_us}: one of them is out of range"

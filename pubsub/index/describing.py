@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pubsub.core.liveness import Standing
+from pubsub.core.ownership import copies_wanted, min_in_sync
+from pubsub.index.copies import explicit
 from pubsub.index.peer_table import standing_of
 from pubsub.model import PeerInfo, TopicInfo, iso_from_us
 from pubsub.registry import PeerState, TopicRecord
 
 
-def describe_topic(record: TopicRecord, owner: Standing) -> TopicInfo:
+def describe_topic(record: TopicRecord, standing: Callable[[str], Standing]) -> TopicInfo:
     """A topic, but for the offsets, which only its owner knows."""
+    owner = standing(record.owner)
     return TopicInfo(
         topic=record.name,
         id=record.id,
@@ -21,7 +26,36 @@ def describe_topic(record: TopicRecord, owner: Standing) -> TopicInfo:
         in_sync=list(record.in_sync),
         created_at=_iso(record.created_at),
         policy=dict(record.policy),
+        leaving=list(record.leaving),
+        problem=problem_of(record, standing),
     )
+
+
+def problem_of(record: TopicRecord, standing: Callable[[str], Standing]) -> str | None:
+    """Why a topic is offline, or has fewer copies than it shall have; None where all is well."""
+    record = explicit(record)
+    if not standing(record.owner).alive:
+        away = f"its owner {record.owner} is away"
+        if len(record.holders) == 1:
+            return f"offline: {away}"
+        able = [peer for peer in record.in_sync if standing(peer).alive]
+        if able:
+            return f"{away}; {' or '.join(able)} takes over"
+        return (
+            f"offline: {away}, and so is every other copy that is in sync ({', '.join(record.in_sync)}); it waits "
+            f"for one of them, or for: pubsub topic promote {record.name} PEER --accept-loss"
+        )
+    if len(record.in_sync) < min_in_sync(record):
+        return (
+            f"{len(record.in_sync)} of its copies are in sync, {min_in_sync(record)} must be: publishes that want "
+            "all of them are refused"
+        )
+    staying = set(record.replicas) - set(record.leaving)
+    if len(staying) < copies_wanted(record):
+        return (
+            f"short of replicas: {len(staying)} of {copies_wanted(record)}, until another peer can take one"
+        )
+    return None
 
 
 def describe_peer(state: PeerState, now: int) -> PeerInfo:
@@ -40,6 +74,8 @@ def describe_peer(state: PeerState, now: int) -> PeerInfo:
         started_at=_iso(record.started_at),
         heartbeat_at=_iso(record.heartbeat_at),
         load=dict(record.load),
+        zone=record.zone or None,
+        draining=record.draining,
     )
 
 

@@ -78,7 +78,7 @@ class Directory:
 
     def describe(self, record: TopicRecord) -> TopicInfo:
         """Put a record and the standing of its owner together. Call `PeerTable.fresh` before."""
-        return describe_topic(record, self._peers.standing(record.owner))
+        return describe_topic(record, self._peers.standing)
 
     async def lookup(self, connection: ServerConnection, frame: m.Lookup) -> m.TopicList:
         return m.TopicList(frame.id, [await self.find(frame.topic)])

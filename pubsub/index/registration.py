@@ -19,7 +19,7 @@ from pubsub.index.clock import LATEST_US, Clock
 from pubsub.index.coalescing import Coalescer
 from pubsub.index.peer_table import PeerTable
 from pubsub.index.settling import Settling
-from pubsub.model import Address, check_peer_name, check_topic_name, parse_address
+from pubsub.model import Address, check_peer_name, check_topic_name, check_zone, parse_address
 from pubsub.net.link import connect
 from pubsub.net.server import ServerConnection
 from pubsub.protocol import messages as m
@@ -79,6 +79,7 @@ class Registration:
             started_at=frame.started_us,
             heartbeat_at=now,
             reachable=fault is None,
+            zone=check_zone(frame.zone),
         )
         result = await self._registry.register_peer(record, self._settings.ttl_seconds, now)
         if result.outcome == "held" and fault is None and _left_its_address(result.holder, record):
@@ -147,7 +148,8 @@ class Registration:
             await self.reports.ask(
                 _Report(name=frame.name, incarnation=frame.incarnation, subscribers=frame.subscribers)
             )
-        return m.HeartbeatReply(frame.id, known=outcome == "ok")
+        known = outcome == "ok" and not self._settling.must_announce(frame.name)
+        return m.HeartbeatReply(frame.id, known=known)
 
     async def _beat_all(self, beats: Sequence[Heartbeat]) -> Sequence[HeartbeatOutcome]:
         outcomes = await self._registry.heartbeat(beats, self._settings.ttl_seconds, self._clock())

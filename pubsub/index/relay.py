@@ -99,7 +99,8 @@ class Relay:
         info = await self._directory.find(topic)
         if info.address is None:
             raise TopicOfflineError(
-                f"topic {topic} is offline: its owner {info.owner} is away", owner=info.owner
+                f"topic {topic} is offline: {(info.problem or '').removeprefix('offline: ')}",
+                owner=info.owner,
             )
         if len(self._routes) >= _MOST_ROUTES:
             self._routes.clear()

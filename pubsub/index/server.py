@@ -13,14 +13,22 @@ from typing import Any, Self
 from pubsub.config import IndexSettings, Limits
 from pubsub.errors import InternalError, RegistryUnavailableError
 from pubsub.index.announcing import Announcing
+from pubsub.index.changing import Changing
 from pubsub.index.clock import Clock, now_us
+from pubsub.index.controller import Controller
 from pubsub.index.directory import Directory
+from pubsub.index.electing import Electing
+from pubsub.index.ends import Ends
+from pubsub.index.operating import Operating
 from pubsub.index.peer_links import PeerLinks
 from pubsub.index.peer_table import PeerTable
+from pubsub.index.placing import Placing
+from pubsub.index.proposing import Proposing
 from pubsub.index.registration import Registration
 from pubsub.index.relay import Relay
 from pubsub.index.settling import Settling
 from pubsub.index.status import Reporting
+from pubsub.index.telling import Telling
 from pubsub.index.topics import Topics
 from pubsub.index.watching import Watching
 from pubsub.model import Address
@@ -82,8 +90,25 @@ class IndexServer:
             self.limits,
             clock,
         )
-        announcing = Announcing(registry, peers, self._registration.beats, ttl_seconds, self._spawn, clock)
-        topics = Topics(registry, peers, directory, settling, links, ttl_seconds, self._spawn, clock)
+        telling = Telling(peers, links, self._spawn)
+        changing = Changing(registry, peers, telling)
+        placing = Placing(changing, peers, links, clock)
+        electing = Electing(changing, Ends(peers, links, ttl_seconds), clock)
+        self._controller = Controller(
+            registry, peers, settling, electing, placing, telling, ttl_seconds, self._spawn, clock
+        )
+        self._proposing = Proposing(registry, peers, settling, changing, clock)
+        operating = Operating(
+            registry, peers, directory, settling, links, changing, electing, placing, self._spawn, clock
+        )
+        announcing = Announcing(
+            registry, peers, settling, changing, self._registration.beats, ttl_seconds, self._spawn, clock
+        )
+        announcing.on_lost_copy = self._controller.on_lost_copy
+        telling.on_refused = self._controller.on_refused
+        topics = Topics(
+            registry, peers, directory, settling, links, placing, telling, ttl_seconds, self._spawn, clock
+        )
         self._watching = Watching(registry, peers, directory, settling, ttl_seconds)
         self._relay = Relay(directory, links, ttl_seconds, self._spawn)
         reporting = Reporting(registry, peers, settling, self._server, ttl_seconds)
@@ -101,6 +126,10 @@ class IndexServer:
             m.Watch: self._watching.watch,
             m.Query: self._relay.query,
             m.Status: reporting.status,
+            m.Propose: self._proposing.propose,
+            m.ChangeReplicas: operating.change_replicas,
+            m.Promote: operating.promote,
+            m.Drain: operating.drain,
         }
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
@@ -210,6 +239,8 @@ class IndexServer:
                 self._spawn(self._registration.reports.run(), "pubsub: reports of subscribers")
                 self._spawn(self._directory.lookups.run(), "pubsub: lookups")
                 self._spawn(self._watching.run(), "pubsub: tell watchers")
+                self._spawn(self._proposing.proposals.run(), "pubsub: proposals")
+                self._spawn(self._controller.run(), "pubsub: controller")
                 self._spawn(self._links.run(), "pubsub: close idle links")
                 started.set_result(None)
                 await self._stopping.wait()
@@ -247,9 +278,11 @@ class IndexServer:
                         self._peers.doubt_all()
                         self._relay.forget_all()
                 self._watching.note(events)
+                self._controller.note(events)
 
     def _on_new_life(self) -> None:
-        self._watching.note([Event(kind="resync")])
+        for part in (self._watching, self._controller):
+            part.note([Event(kind="resync")])
 
 
 def _first_of(error: BaseException) -> BaseException:

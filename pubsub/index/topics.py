@@ -2,6 +2,8 @@
 
 Rules: a name is claimed in the registry before the copy is made, so two creators never both succeed. A creation
 that fails half-way is undone; one whose index dies half-way is completed by the owner's next announcement.
+A topic with replicas is created on its owner; the others are told, and follow. Where there are too few peers it lives
+on those that there are, and gets the others later (controller).
 A deletion first buries the id, then removes the record, then the copy: whatever is left undone, no announcement
 brings the topic back, and the owner is told to drop its copy the next time it announces.
 """
@@ -11,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
 
-from pubsub.core.placement import Candidate, choose_peer
+from pubsub.core.epochs import FIRST_EPOCH
+from pubsub.core.placement import Candidate, choose_peer, choose_replicas
 from pubsub.core.topic_ids import MOST_ID, attempt_ids
 from pubsub.errors import (
     ConflictError,
@@ -28,16 +30,18 @@ from pubsub.errors import (
     TimeoutExpiredError,
     TopicExistsError,
 )
-from pubsub.index.announcing import copy_state
 from pubsub.index.clock import Clock
+from pubsub.index.copies import copy_state
 from pubsub.index.directory import Directory
 from pubsub.index.peer_links import PeerLinks
 from pubsub.index.peer_table import PeerTable, standing_of
+from pubsub.index.placing import Placing
 from pubsub.index.settling import Settling
 from pubsub.index.tasks import Spawn, to_the_end
+from pubsub.index.telling import Telling
 from pubsub.model import check_new_topic_name, check_peer_name, parse_address
 from pubsub.net.server import ServerConnection
-from pubsub.policy import encode_policy, make_policy
+from pubsub.policy import encode_policy, make_policy, stored_policy
 from pubsub.protocol import messages as m
 from pubsub.registry import PeerState, Registry, TopicRecord
 
@@ -47,8 +51,6 @@ CREATE_SECONDS = 4.0
 """How long a creation may take with all its attempts; less than a client waits before it asks another index."""
 DROP_SECONDS = 2.0
 """How long a peer may take to drop a copy; otherwise it is told when it next announces."""
-TRAFFIC = "messages_per_second"
-"""The load figure of a heartbeat that counts when two peers hold equally many topics."""
 _ATTEMPTS = 3
 """Peers tried for one creation."""
 _REMEMBERED_ATTEMPTS = 64
@@ -65,6 +67,8 @@ class Topics:
         directory: Directory,
         settling: Settling,
         links: PeerLinks,
+        placing: Placing,
+        telling: Telling,
         ttl_seconds: float,
         spawn: Spawn,
         clock: Clock,
@@ -74,11 +78,11 @@ class Topics:
         self._directory = directory
         self._settling = settling
         self._links = links
+        self._placing = placing
+        self._telling = telling
         self._ttl_us = round(ttl_seconds * 1_000_000)
         self._spawn = spawn
         self._clock = clock
-        self._placing: Counter[str] = Counter()
-        """Peer -> creations under way on it that its number of topics does not show yet."""
 
     # Creating
 
@@ -159,7 +163,7 @@ class Topics:
         return state
 
     def _least_loaded(self, states: Mapping[str, PeerState], failed: set[str]) -> PeerState:
-        chosen = choose_peer(self._candidates(states), failed)
+        chosen = choose_peer(self._placing.candidates(states), failed)
         if chosen is not None:
             return states[chosen]
         now = self._clock()
@@ -167,48 +171,46 @@ class Topics:
         if away:
             raise PeerUnavailableError(
                 f"no peer that is alive can be reached: {', '.join(away[:5])} registered an address that cannot be "
-                "dialled; start one with --advertise HOST:PORT, or name one with --on"
+                "dialled, or is being drained; start one with --advertise HOST:PORT, or name one with --on"
             )
         raise PeerUnavailableError("no peer is alive; start one with: pubsub peer serve NAME --data DIR")
 
-    def _candidates(self, states: Mapping[str, PeerState]) -> list[Candidate]:
-        now = self._clock()
-        return [
-            Candidate(
-                peer=name,
-                topics=state.topics + self._placing[name],
-                messages_per_second=state.record.load.get(TRAFFIC, 0.0),
-            )
-            for name, state in states.items()
-            if state.record is not None and state.record.reachable and standing_of(state, now).alive
-        ]
-
     def _has_candidate(self, states: Mapping[str, PeerState], failed: set[str]) -> bool:
-        return choose_peer(self._candidates(states), failed) is not None
+        return choose_peer(self._placing.candidates(states), failed) is not None
+
+    async def _replicas(self, owner: PeerState, wanted: int) -> tuple[list[str], str]:
+        """Where the copies of a new topic go, and in which life of the registry that is decided."""
+        if wanted == 1:
+            return [owner.name], ""
+        life = (await self._settling.look()).id
+        candidates = self._placing.candidates(await self._peers.fresh())
+        if owner.name not in {candidate.peer for candidate in candidates}:  # asked for by name: for its zone
+            assert owner.record is not None
+            candidates.append(Candidate(peer=owner.name, topics=owner.topics, zone=owner.record.zone))
+        return choose_replicas(candidates, wanted, first=owner.name), life
 
     async def _create_on(
         self, owner: PeerState, frame: m.CreateTopic, topic_id: int, deadline: float
     ) -> m.TopicList:
-        record = TopicRecord(
-            name=frame.topic,
-            id=topic_id,
-            owner=owner.name,
-            epoch=1,
-            in_sync=[owner.name],
-            replicas=[owner.name],
-            policy=frame.policy,
-            created_at=self._clock(),
-        )
         # Counted from before the first await on, so that creations at the same time spread.
-        self._placing[owner.name] += 1
-        try:
-            claim = await self._registry.compare_and_set_topic(frame.topic, None, record)
-            if claim.applied:
-                self._peers.count_topic(owner.name)
-        finally:
-            self._placing[owner.name] -= 1
-            if not self._placing[owner.name]:
-                del self._placing[owner.name]
+        with self._placing.counted([owner.name]):
+            replicas, life = await self._replicas(owner, stored_policy(frame.policy).replicas)
+            record = TopicRecord(
+                name=frame.topic,
+                id=topic_id,
+                owner=owner.name,
+                epoch=FIRST_EPOCH,
+                in_sync=[owner.name],
+                replicas=replicas,
+                policy=frame.policy,
+                created_at=self._clock(),
+                life=life,
+            )
+            with self._placing.counted(replicas[1:]):
+                claim = await self._registry.compare_and_set_topic(frame.topic, None, record)
+                if claim.applied:
+                    for peer in replicas:
+                        self._peers.count_topic(peer)
         if claim.current is None:
             raise ConflictError(
                 f"the record of topic {frame.topic} is damaged in the registry, or keeps changing"
@@ -220,17 +222,20 @@ class Topics:
         except PubsubError:
             await self._undo(owner, claim.current)
             raise
+        if len(replicas) > 1:
+            self._telling.tell(claim.current, but=owner.name)
         info = self._directory.describe(claim.current)
         return m.TopicList(frame.id, [msgspec.structs.replace(info, first_offset=0, next_offset=0)])
 
     async def _make_copy(self, owner: PeerState, record: TopicRecord, deadline: float) -> None:
         assert owner.record is not None
+        address = owner.record.address
         left_seconds = max(0.5, deadline - asyncio.get_running_loop().time())
         try:
             await self._links.request_all(
                 owner.name,
-                parse_address(owner.record.address),
-                lambda request: m.CreateCopy(request, copy_state(record)),
+                parse_address(address),
+                lambda request: m.CreateCopy(request, copy_state(record, owner.name, address)),
                 left_seconds,
             )
         except PubsubError as error:
@@ -275,19 +280,22 @@ class Topics:
             result = await self._registry.compare_and_set_topic(record.name, record, None)
             standing = None if result.applied else result.current
         states = await self._peers.fresh()
-        owner = states.get(record.owner)
-        if owner is None or not standing_of(owner, self._clock()).alive:
-            return m.Done(
-                frame.id, f"its owner {record.owner} is away: the copy there is removed when it returns"
-            )
+        holders = sorted(record.holders, key=lambda peer: (peer != record.owner, peer))
+        notes = await asyncio.gather(
+            *(self._drop_of_deleted(states.get(peer), peer, record) for peer in holders)
+        )
+        return m.Done(frame.id, "; ".join(filter(None, notes)))
+
+    async def _drop_of_deleted(self, state: PeerState | None, peer: str, record: TopicRecord) -> str:
+        """Returns what a person should know."""
+        who = f"its owner {peer}" if peer == record.owner else f"peer {peer}, which holds a copy,"
+        if state is None or not standing_of(state, self._clock()).alive:
+            return f"{who} is away: the copy there is removed when it returns"
         try:
-            await self._drop_copy(owner, record.id)
+            await self._drop_copy(state, record.id)
         except PubsubError as error:
-            return m.Done(
-                frame.id,
-                f"its owner {record.owner} did not confirm ({error}): the copy there is removed when it next registers",
-            )
-        return m.Done(frame.id)
+            return f"{who} did not confirm ({error}): the copy there is removed when it next registers"
+        return ""
 
     async def _drop_copy(self, owner: PeerState, topic_id: int) -> None:
         if owner.record is None:

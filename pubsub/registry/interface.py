@@ -106,6 +106,11 @@ class TopicRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Its owner was made owner on an operator's word, and may have missed committed messages."""
 
     @property
+    def replicated(self) -> bool:
+        """Whether it lives, or is to live, on several peers, or to leave one: somebody has to look after it."""
+        return len(self.holders) > 1 or bool(self.leaving) or self.policy.get("replicas", 1) != 1
+
+    @property
     def holders(self) -> set[str]:
         """The peers that hold a copy, or are to."""
         return {self.owner, *self.replicas}
@@ -132,6 +137,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["topic", "peer", "resync"]
     name: str = ""
+    replicated: bool = False
+    """Of a topic: `TopicRecord.replicated`, of the record as it is now."""
+    draining: bool = False
+    """Of a peer: it is to be drained from now on, or not any more."""
 
 
 class Registry(ABC):
@@ -193,6 +202,10 @@ class Registry(ABC):
         """One peer, or None if it is not known or said goodbye."""
 
     @abstractmethod
+    async def deadlines(self) -> dict[str, int]:
+        """Until when the last heartbeat of each peer is believed; less to read than `peers`."""
+
+    @abstractmethod
     async def set_draining(self, name: str, draining: bool) -> bool:
         """Mark a peer as one that everything is to be moved off, until it is started anew; False: it is away."""
 
@@ -236,6 +249,10 @@ class Registry(ABC):
 
         Fewer than `limit`: there are no more.
         """
+
+    @abstractmethod
+    async def replicated_topics(self) -> set[str]:
+        """The names of those that are `replicated`; one of which the record is not any more, or gone, may be there."""
 
     @abstractmethod
     async def count_topics(self) -> int:

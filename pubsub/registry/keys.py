@@ -18,6 +18,7 @@ class Keys:
         self.registry = f"{namespace}:registry"
         self.peers = f"{namespace}:peers"
         self.topics = f"{namespace}:topics"
+        self.replicated = f"{namespace}:replicated"
         self.deleted = f"{namespace}:deleted"
         self.events = f"{namespace}:events"
         self._peer = f"{namespace}:peer:"

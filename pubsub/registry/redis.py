@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -103,8 +103,9 @@ class RedisRegistry(Registry):
             raise ClosedError("the registry is not open")
         return await self._commands.run(commands)
 
-    def _event(self, kind: str, name: str) -> str:
-        return msgspec.json.encode({"kind": kind, "name": name}).decode()
+    def _event(self, kind: Literal["topic", "peer"], name: str, **marks: bool) -> str:
+        told = {mark: True for mark, holds in marks.items() if holds}
+        return msgspec.json.encode({"kind": kind, "name": name, **told}).decode()
 
     async def generation(self, now: int) -> Generation:
         keys = self._keys
@@ -181,10 +182,17 @@ class RedisRegistry(Registry):
             await self._run(("ZREM", keys.peers, name))
         return bool(removed)
 
+    async def deadlines(self) -> dict[str, int]:
+        (flat,) = await self._run(("ZRANGE", self._keys.peers, 0, -1, "WITHSCORES"))
+        return {name: int(float(deadline) * 1000) for name, deadline in pairs(flat).items()}
+
     async def set_draining(self, name: str, draining: bool) -> bool:
         keys = self._keys
         script = scripts.SET_DRAINING.call(
-            keys.peer(name), "yes" if draining else "no", keys.events, self._event("peer", name)
+            keys.peer(name),
+            "yes" if draining else "no",
+            keys.events,
+            self._event("peer", name, draining=True),
         )
         (found,) = await self._run(script)
         return bool(found)
@@ -224,8 +232,10 @@ class RedisRegistry(Registry):
         if record is None:
             return await self._delete_topic(name, expected)
         # Listed before it exists: a name without a record is passed over, a record without is never found.
-        _, reply = await self._run(
-            ("ZADD", keys.topics, 0, name), self._compare_and_set(name, expected, record)
+        *_, reply = await self._run(
+            ("ZADD", keys.topics, 0, name),
+            *self._list_replicated([record]),
+            self._compare_and_set(name, expected, record),
         )
         result = self._cas_result(name, expected, record, reply)
         if result.applied:
@@ -235,9 +245,11 @@ class RedisRegistry(Registry):
     async def compare_and_set_topics(
         self, changes: Sequence[tuple[TopicRecord, TopicRecord]]
     ) -> list[CasResult]:
+        listing = self._list_replicated([record for _, record in changes])
         replies = await self._run(
-            *(self._compare_and_set(record.name, expected, record) for expected, record in changes)
+            *listing, *(self._compare_and_set(record.name, expected, record) for expected, record in changes)
         )
+        replies = replies[len(listing) :]
         results = [
             self._cas_result(record.name, expected, record, reply)
             for (expected, record), reply in zip(changes, replies, strict=True)
@@ -245,7 +257,13 @@ class RedisRegistry(Registry):
         await self._note_holders([c for c, result in zip(changes, results, strict=True) if result.applied])
         return results
 
-    async def _note_holders(self, changes: Iterable[tuple[TopicRecord | None, TopicRecord]]) -> None:
+    def _list_replicated(self, records: Iterable[TopicRecord]) -> list[Command]:
+        """To be run before they are written: one that is not listed would not be looked after."""
+        names = [record.name for record in records if record.replicated]
+        pages = [names[first : first + _PAGE_NAMES] for first in range(0, len(names), _PAGE_NAMES)]
+        return [("ZADD", self._keys.replicated, *(item for n in page for item in (0, n))) for page in pages]
+
+    async def _note_holders(self, changes: Sequence[tuple[TopicRecord | None, TopicRecord]]) -> None:
         """Keep the lists of what peers hold in line with records that were changed."""
         added: dict[str, list[str]] = {}
         removed: dict[str, list[str]] = {}
@@ -255,8 +273,10 @@ class RedisRegistry(Registry):
                 added.setdefault(peer, []).append(record.name)
             for peer in before - record.holders:
                 removed.setdefault(peer, []).append(record.name)
+        alone = [record.name for _, record in changes if not record.replicated]
         with suppress(RegistryUnavailableError):  # the changes are made; announcements of the peers add this
             await self._run(
+                *((("ZREM", self._keys.replicated, *alone),) if any(e for e, _ in changes) and alone else ()),
                 *(("SADD", self._keys.peer_topics(peer), *names) for peer, names in added.items()),
                 *(("SREM", self._keys.peer_topics(peer), *names) for peer, names in removed.items()),
             )
@@ -269,12 +289,14 @@ class RedisRegistry(Registry):
             holders = expected.holders if expected else set()
             with suppress(RegistryUnavailableError):  # a name without a record is passed over
                 await self._run(
-                    ("ZREM", keys.topics, name), *(("SREM", keys.peer_topics(peer), name) for peer in holders)
+                    ("ZREM", keys.topics, name),
+                    ("ZREM", keys.replicated, name),
+                    *(("SREM", keys.peer_topics(peer), name) for peer in holders),
                 )
                 # It may have been created anew between the deletion and the ZREM: then it must be listed.
                 (exists,) = await self._run(("EXISTS", keys.topic(name)))
                 if exists:
-                    await self._run(("ZADD", keys.topics, 0, name))
+                    await self._run(("ZADD", keys.topics, 0, name), ("ZADD", keys.replicated, 0, name))
         return result
 
     async def restore_topics(self, records: Sequence[TopicRecord]) -> list[CasResult]:
@@ -282,6 +304,7 @@ class RedisRegistry(Registry):
         for first in range(0, len(records), _PAGE_NAMES):
             listed = [item for r in records[first : first + _PAGE_NAMES] for item in (0, r.name)]
             await self._run(("ZADD", keys.topics, *listed))
+        await self._run(*self._list_replicated(records))
         replies = await self._run(*(self._compare_and_set(record.name, None, record) for record in records))
         return [
             self._cas_result(record.name, None, record, reply)
@@ -296,7 +319,7 @@ class RedisRegistry(Registry):
             keys.topic(name),
             *((expected.id, expected.epoch, expected.version) if expected else ("", "", "")),
             keys.events,
-            self._event("topic", name),
+            self._event("topic", name, replicated=record is not None and record.replicated),
             *(encode_topic(record, _next_version(expected, record)) if record else ()),
         )
 
@@ -339,6 +362,10 @@ class RedisRegistry(Registry):
                 break
             start = f"({names[-1]}"
         return found[:limit]
+
+    async def replicated_topics(self) -> set[str]:
+        (names,) = await self._run(("ZRANGE", self._keys.replicated, 0, -1))
+        return set(names)
 
     async def count_topics(self) -> int:
         (count,) = await self._run(("ZCARD", self._keys.topics))

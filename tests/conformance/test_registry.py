@@ -521,7 +521,7 @@ async def test_subscribers_of_a_peer_that_stopped_reporting_are_dropped(registry
 
 async def test_watcher_is_told_first_to_look_and_then_what_changed(registry: RedisRegistry) -> None:
     topic_changed, peer_changed = (
-        [Event(kind="topic", name="sensors.temp")],
+        [Event(kind="topic", name="sensors.temp", replicated=True)],
         [Event(kind="peer", name="alice")],
     )
     async with aclosing(registry.watch()) as batches, asyncio.timeout(10):
@@ -564,14 +564,18 @@ async def test_what_did_not_change_is_not_told(registry: RedisRegistry) -> None:
         await registry.register_peer(a_peer(incarnation="bb.1"), TTL, NOW)
         await registry.remove_peer("alice", "aa.1")
         await create(registry, a_topic("z"))
-        assert await anext(batches) == [Event(kind="topic", name="z")]
+        assert await anext(batches) == [Event(kind="topic", name="z", replicated=True)]
 
 
 async def test_several_watchers_are_all_told(registry: RedisRegistry) -> None:
     async with aclosing(registry.watch()) as one, aclosing(registry.watch()) as two:
         assert await anext(one) == await anext(two) == [RESYNC]
         await create(registry, a_topic())
-        assert await anext(one) == await anext(two) == [Event(kind="topic", name="sensors.temp")]
+        assert (
+            await anext(one)
+            == await anext(two)
+            == [Event(kind="topic", name="sensors.temp", replicated=True)]
+        )
 
 
 async def test_event_that_cannot_be_read_means_look_at_everything(registry: RedisRegistry) -> None:
@@ -692,3 +696,26 @@ async def test_a_clock_that_is_behind_is_not_taken_for_a_registry_that_was_set_b
     first = await registry.generation(NOW)
     assert await registry.generation(NOW - 5 * SECOND) == first
     assert await registry.generation(NOW) == first
+
+
+async def test_replicated_topics_are_listed_from_before_they_are_written_until_they_are_not_any_more(
+    registry: RedisRegistry,
+) -> None:
+    alone, many = a_topic("alone", replicas=["alice"], policy={}), a_topic("many", replicas=["alice", "bob"])
+    await create(registry, alone)
+    two = await create(registry, many)
+    assert await registry.replicated_topics() == {"many"}
+    (wanted,) = await registry.restore_topics([a_topic("wanted", policy={"replicas": 3}, replicas=["alice"])])
+    assert await registry.replicated_topics() == {"many", "wanted"}
+    result = await registry.compare_and_set_topic(
+        "many", two, msgspec.structs.replace(two, replicas=["alice"])
+    )
+    assert result.applied
+    await registry.compare_and_set_topic("wanted", wanted.current, None)
+    assert await registry.replicated_topics() == set()
+
+
+async def test_deadlines_are_those_of_the_peers(registry: RedisRegistry) -> None:
+    await registry.register_peer(a_peer(), TTL, NOW)
+    await registry.register_peer(a_peer("bob", "bb.1"), TTL, NOW + SECOND)
+    assert await registry.deadlines() == {"alice": NOW + 6 * SECOND, "bob": NOW + 7 * SECOND}

@@ -24,7 +24,11 @@ async def contents(index: IndexServer) -> dict[str, Any]:
         if kind == "hash":
             flat = await redis(index, "HGETALL", key)
             found[key] = dict(flat if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True))
-            for field in ("heartbeat_at", "created_at", "generation") if "topic" not in key else ("version",):
+            for field in (
+                ("heartbeat_at", "created_at", "generation", "seen_at")
+                if "topic" not in key
+                else ("version",)
+            ):
                 found[key].pop(field, None)
         elif kind == "set":
             found[key] = sorted(await redis(index, "SMEMBERS", key))
