@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -37,6 +38,10 @@ log = logging.getLogger("pubsub.peer")
 
 TIMER_SECONDS = 3600.0
 """The longest timer; whatever is due later is looked for again then."""
+STOOD_STILL_US = 100_000
+"""A timer that fires so late says that this process, or its machine, stood still ..."""
+GRACE_SECONDS = 0.25
+"""... and before leases end, there is so long to read what members had to say in the meantime."""
 BURIED_AT_ONCE = 100
 """Messages that become dead letters in one transaction."""
 
@@ -382,9 +387,13 @@ class GroupWork:
         self._timer_due_us = due_us
         self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
 
-    def _on_timer(self) -> None:
+    def _on_timer(self, *, again: bool = False) -> None:
         self._timer = None
-        if self._broken is None and not self._paused:
+        if now_us() - self._timer_due_us > STOOD_STILL_US and not again:
+            self._timer = asyncio.get_running_loop().call_later(
+                GRACE_SECONDS, partial(self._on_timer, again=True)
+            )
+        elif self._broken is None and not self._paused:
             self.group.expire(now_us())
             self.pump()
 

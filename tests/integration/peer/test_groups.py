@@ -418,6 +418,23 @@ async def test_setting_the_clock_neither_ends_nor_prolongs_leases_and_delays(
     assert await held.settle("ack", *held.got) == []
 
 
+async def test_an_owner_that_stood_still_first_reads_what_members_had_to_say(
+    open_peer: OpenPeer, open_member: OpenMember
+):
+    peer = await open_peer()
+    member = await (await open_member(peer)).join(options=AT_ONCE | {"lease_seconds": 0.3})
+    await publish(peer, 2)
+    await member.has((0, 1), (1, 1))
+    (work,) = next(iter(peer._node.groups._by_topic.values())).values()
+    extending = asyncio.create_task(member.settle("extend", (0, 1)))
+    await asyncio.sleep(0)  # it is sent
+    time.sleep(0.5)  # noqa: ASYNC251 - all of this process stands still
+    work._on_timer()  # timers before sockets, as uvloop does it
+    assert await extending == []
+    assert await member.settle("ack", (0, 1)) == []
+    await member.has((0, 1), (1, 1), (1, 2))  # of which nothing was heard
+
+
 # Dead letters
 
 
