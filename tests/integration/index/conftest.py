@@ -12,6 +12,7 @@ from pubsub.model import Address
 from pubsub.net.link import Link, connect
 from pubsub.protocol.handshake import hello
 from pubsub.registry import EmbeddedRegistry, RedisRegistry
+from tests.integration.index.crowd import Crowd
 from tests.integration.index.fake_peer import FakePeer
 
 StartIndex = Callable[..., Awaitable[IndexServer]]
@@ -69,6 +70,12 @@ def start_peer(stack: AsyncExitStack) -> StartPeer:
         return peer
 
     return start
+
+
+@pytest.fixture
+def crowd(start_peer: StartPeer, stack: AsyncExitStack) -> Crowd:
+    """Peers that live."""
+    return Crowd(start_peer, stack)
 
 
 @pytest.fixture

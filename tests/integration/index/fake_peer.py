@@ -6,15 +6,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import msgspec
+
 from pubsub.config import Limits
-from pubsub.errors import PubsubError, TopicNotFoundError
+from pubsub.errors import ConflictError, PubsubError, TopicNotFoundError
 from pubsub.index import IndexServer
 from pubsub.index.clock import now_us
 from pubsub.model import Address, TopicInfo
 from pubsub.net.link import Link, connect
 from pubsub.net.server import Server, ServerConnection
+from pubsub.policy import change_record
 from pubsub.protocol import messages as m
 from pubsub.protocol.handshake import hello
+from tests.waiting import wait_until
 
 REPLY_SECONDS = 10.0
 
@@ -36,6 +40,12 @@ class FakePeer:
         self.gate.set()
         self.link: Link | None = None
         self.dropped: list[int] = []
+        self.ends: dict[int, int] = {}
+        """Topic id -> where its log ends; 0 where nothing is said."""
+        self.promised: dict[int, int] = {}
+        self.unsound: set[int] = set()
+        self.told: list[m.CopyState] = []
+        """All that it was told to hold, in order."""
         self.server = Server(self, "peer", Limits())
         self.immediate = {m.Publish: self._publish}
         self.requests = {
@@ -43,6 +53,9 @@ class FakePeer:
             m.DropCopy: self._drop_copy,
             m.Held: self._held,
             m.Query: self._query,
+            m.CopyEnds: self._copy_ends,
+            m.HandOver: self._hand_over,
+            m.SetPolicy: self._set_policy,
         }
 
     @property
@@ -72,14 +85,63 @@ class FakePeer:
         await self.gate.wait()
         if self.refusal is not None:
             raise self.refusal
-        self.copies[frame.copy.id] = frame.copy
+        copy = frame.copy
+        self.told.append(copy)
+        if copy.role == "owner" and copy.epoch < self.promised.get(copy.id, 0):
+            raise ConflictError("a newer epoch was promised", highest_epoch=self.promised[copy.id])
+        self.hold(copy)
         return m.Done(frame.id)
+
+    def hold(self, copy: m.CopyState) -> None:
+        """Take in what the registry says of a topic, unless something newer is known."""
+        held = self.copies.get(copy.id)
+        if held is None or _order(held) <= _order(copy):
+            self.copies[copy.id] = copy
 
     async def _drop_copy(self, connection: ServerConnection, frame: m.DropCopy) -> m.Done:
         await self.gate.wait()
-        self.copies.pop(frame.topic_id, None)
-        self.dropped.append(frame.topic_id)
+        held = self.copies.get(frame.topic_id)
+        if frame.epoch == 0 or held is None or _order(held) < (frame.epoch, frame.version):
+            self.copies.pop(frame.topic_id, None)
+            self.dropped.append(frame.topic_id)
         return m.Done(frame.id)
+
+    async def _copy_ends(self, connection: ServerConnection, frame: m.CopyEnds) -> m.CopyEndList:
+        await self.gate.wait()
+        held = [self.copies[topic_id] for topic_id in frame.topic_ids if topic_id in self.copies]
+        return m.CopyEndList(frame.id, [self._end(copy, frame.promise) for copy in held])
+
+    def _end(self, copy: m.CopyState, promise: int) -> m.CopyEnd:
+        highest = max(copy.epoch, self.promised.get(copy.id, 0))
+        if promise > highest:
+            highest = self.promised[copy.id] = promise
+        elif promise:
+            highest = max(highest, promise + 1)  # not promised
+        end = self.ends.get(copy.id, 0)
+        return m.CopyEnd(
+            topic_id=copy.id,
+            last_epoch=copy.epoch if end else 0,
+            highest_epoch=highest,
+            next_offset=end,
+            committed=0,
+            sound=copy.id not in self.unsound,
+            config_epoch=copy.epoch,
+            config_version=copy.version,
+            replicas=copy.replicas,
+            min_in_sync=len(copy.replicas) // 2 + 1 if len(copy.replicas) > 2 else 1,
+        )
+
+    async def _hand_over(self, connection: ServerConnection, frame: m.HandOver) -> m.Done:
+        await self.gate.wait()
+        copy = self.copies[frame.topic_id]
+        if not (await self.propose(copy.topic, copy.in_sync, owner=frame.to)).applied:
+            raise ConflictError("not handed over")
+        return m.Done(frame.id)
+
+    async def _set_policy(self, connection: ServerConnection, frame: m.SetPolicy) -> m.TopicList:
+        copy = self.held(frame.topic)
+        self.copies[copy.id] = msgspec.structs.replace(copy, policy=change_record(copy.policy, frame.policy))
+        return m.TopicList(frame.id, [])
 
     async def _held(self, connection: ServerConnection, frame: m.Held) -> m.TopicList:
         await self.gate.wait()
@@ -150,6 +212,35 @@ class FakePeer:
         reply = await self.ask(m.Announce, name=self.name, incarnation=self.incarnation, copies=held)
         return cast(m.Reconciled, reply)
 
+    async def until_held(self, topic_id: int, role: str = "") -> m.CopyState:
+        """The copy of this topic, once it is held, in this role."""
+
+        def found() -> m.CopyState | None:
+            copy = self.copies.get(topic_id)
+            return copy if copy is not None and role in ("", copy.role) else None
+
+        return cast(m.CopyState, await wait_until(found))
+
+    def held(self, topic: str) -> m.CopyState:
+        (copy,) = [copy for copy in self.copies.values() if copy.topic == topic]
+        return copy
+
+    async def propose(self, topic: str, in_sync: Sequence[str], **fields: Any) -> m.Proposed:
+        """Propose as the owner that one is; take in what comes of it."""
+        copy = self.held(topic)
+        made = {"epoch": copy.epoch, "version": copy.version, "topic_id": copy.id}
+        reply = await self.ask(
+            m.Propose,
+            name=self.name,
+            incarnation=self.incarnation,
+            topic=topic,
+            in_sync=list(in_sync),
+            **made | fields,
+        )
+        if reply.record is not None:
+            self.hold(reply.record)
+        return cast(m.Proposed, reply)
+
     async def leave(self) -> m.Done:
         return cast(m.Done, await self.ask(m.Leave, name=self.name, incarnation=self.incarnation))
 
@@ -159,7 +250,17 @@ class FakePeer:
             await asyncio.sleep(ttl_seconds / 3)
             if not await self.beat():
                 await self.register()
-                await self.announce()
+                await self.reconcile()
+
+    async def reconcile(self) -> m.Reconciled:
+        """Announce, and do what the answer says."""
+        reply = await self.announce()
+        for copy in reply.create:
+            self.hold(copy)
+        for copy in (*reply.unwanted, *(self.copies[n] for n in reply.deleted if n in self.copies)):
+            self.copies.pop(copy.id, None)
+            self.dropped.append(copy.id)
+        return reply
 
     @asynccontextmanager
     async def living(self, ttl_seconds: float) -> AsyncIterator[None]:
@@ -178,6 +279,10 @@ class FakePeer:
             self.link.close()
             await self.link.closed()
         await self.server.close(0.1)
+
+
+def _order(copy: m.CopyState) -> tuple[int, int]:
+    return copy.epoch, copy.version
 
 
 def a_copy(topic: str = "t", topic_id: int = 7, **fields: Any) -> m.CopyState:
