@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +17,13 @@ import msgspec
 import psutil
 
 PACKAGES = ("peer-pubsub", "msgspec", "SQLAlchemy", "uvloop")
+OTHERS = ("redis", "hiredis", "nats-py", "pika", "rstream")
+SERVERS = {
+    "redis-server": ("redis-server", "--version"),
+    "nats-server": (str(Path(sys.executable).parent / "nats-server"), "--version"),
+}
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+RABBITMQ = "usr/lib/rabbitmq/lib/rabbitmq_server-*"
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,16 +36,22 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     sqlite: str
     packages: dict[str, str]
+    others: dict[str, str] = {}
+    """Servers and clients of the systems that are measured beside ours."""
     filesystem: str
     load_before: float
     """Processes that wanted to run in the minute before: above 0.5, somebody else was at work."""
     started_at: str
 
     def __str__(self) -> str:
-        packages = ", ".join(f"{name} {number}" for name, number in self.packages.items())
+        packages, others = (
+            ", ".join(f"{name} {number}" for name, number in versions.items())
+            for versions in (self.packages, self.others)
+        )
         return (
             f"{self.cpu}, {self.cores} cores, {self.memory_gb:.0f} GB; Linux {self.kernel}; {self.filesystem}; "
             f"Python {self.python}, SQLite {self.sqlite}, {packages}; "
+            f"{f'{others}; ' if others else ''}"
             f"load before: {self.load_before:.2f}; {self.started_at}"
         )
 
@@ -50,6 +66,7 @@ def describe(directory: Path) -> Machine:
         python=f"{platform.python_version()} {sys.implementation.name}",
         sqlite=sqlite3.sqlite_version,
         packages={name: _version(name) for name in PACKAGES},
+        others=_others(),
         filesystem=_filesystem(directory.resolve()),
         load_before=os.getloadavg()[0],
         started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -70,6 +87,18 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
+
+
+def _others() -> dict[str, str]:
+    """What is installed of other systems."""
+    found = {name: _version(name) for name in OTHERS}
+    for name, command in SERVERS.items():
+        if shutil.which(command[0]):
+            said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            found[name] = numbers[0] if (numbers := VERSION.findall(said)) else "unknown"
+    for path in Path("/").glob(RABBITMQ):
+        found["rabbitmq-server"] = path.name.rpartition("-")[2]
+    return {name: number for name, number in found.items() if number != "none"}
 
 
 def _filesystem(directory: Path) -> str:

@@ -74,6 +74,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Sequence[Subject]
     ratios: Sequence[Ratio] = ()
     targets: Sequence[Target] = ()
+    quick: bool = True
+    """Whether a quick run that names no scenarios includes it."""
+    long: bool = False
+    """Whether only a long run includes it, or one that names it."""
     plots: Sequence[str] = ()
     """The metrics that are worth a picture, with all subjects side by side."""
 

@@ -6,7 +6,7 @@ from benchmarks.readings import Figures, Ratio, Scenario, Subject, Target
 from benchmarks.scenarios.live import one_to
 from benchmarks.scenarios.machine_limits import RATE
 from benchmarks.stage import Stage, cpu_figures
-from benchmarks.systems.all import OURS, portion, subjects
+from benchmarks.systems.all import NATS_DEFAULT, OURS, REDIS_ALWAYS, REDIS_EVERYSEC, portion, subjects
 from benchmarks.systems.names import System, reference
 
 SIZE_BYTES = 100
@@ -47,7 +47,10 @@ async def at_once(stage: Stage) -> Figures:
 scenario = Scenario(
     name="callers",
     title="1,000 concurrent publish() callers to one live subscriber, 100 B",
-    subjects=(*subjects(measure, quick=False), Subject(name=AT_ONCE, measure=at_once)),
+    subjects=(
+        *subjects(measure, (REDIS_ALWAYS, REDIS_EVERYSEC, NATS_DEFAULT), quick=False),
+        Subject(name=AT_ONCE, measure=at_once),
+    ),
     ratios=(Ratio(subject=OURS.name, metric=RATE, over=(AT_ONCE, RATE), name=OVER_AT_ONCE),),
     targets=(
         Target(subject=OURS.name, metric=RATE, at_least=60_000),

@@ -123,6 +123,8 @@ SUBJECT = "pubsub"
 
 scenario = Scenario(
     name="growth",
+    quick=False,
+    long=True,
     title="publishing to a file that holds nothing, 1,000,000 and (--long) 10,000,000 messages, 100 B",
     subjects=(Subject(name=SUBJECT, measure=measure, promise="on disk (fsync) before the acknowledgement"),),
     targets=(

@@ -58,6 +58,8 @@ _METRICS = {"CPU to acknowledge": ACKNOWLEDGING, "CPU to expire": EXPIRING, "del
 
 scenario = Scenario(
     name="leases",
+    quick=False,
+    long=True,
     title="a group's leases with 10,000 and with 1,000,000 (--long: 10,000,000) messages stored",
     subjects=(_subject(SMALL, 10_000, 10_000, 10_000), _subject(LARGE, 1_000_000, 100_000, 10_000_000)),
     ratios=tuple(

@@ -73,6 +73,8 @@ _RATIOS = {
 
 scenario = Scenario(
     name="pattern",
+    quick=False,
+    long=True,
     title="a pattern over 1,000 topics on 3 peers, beside the same messages of 100 B on one topic",
     subjects=(_subject(ONE, 1, 1, "bench.0"), _subject(MANY, 3, STREAMS, "bench.*")),
     ratios=tuple(

@@ -54,6 +54,8 @@ async def measure(stage: Stage) -> Figures:
 
 scenario = Scenario(
     name="replay-by-time",
+    quick=False,
+    long=True,
     title="start of a replay at a time in 1,000,000 (--long: 10,000,000) stored messages of 100 B",
     subjects=(Subject(name="pubsub", measure=measure),),
     targets=(Target(subject="pubsub", metric=SLOWEST, at_most=MOST_MS),),

@@ -97,6 +97,8 @@ def _figures(without: list[float], with_: list[float]) -> Figures:
 
 scenario = Scenario(
     name="retention",
+    quick=False,
+    long=True,
     title="open loop at 1,000/s, 100 B, to 300,000 stored messages: while some are removed, and while none are",
     subjects=tuple(_subject(*subject) for subject in POLICIES.items()),
     targets=tuple(Target(subject=name, metric=TIMES, at_most=MOST_TIMES) for name in POLICIES),
