@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import create_engine
+from sqlalchemy import Text, create_engine
 from sqlalchemy.pool import StaticPool
 
 from pubsub.core.group import Group
@@ -87,6 +87,15 @@ class Model:
                 self.finish(offset, self.removed)
 
 
+def topic_row(topic_id: int) -> dict[str, object]:
+    """An empty topic; what does not matter here is 0, or empty."""
+    return {
+        column.name: "" if isinstance(column.type, Text) else 0
+        for column in metadata.tables["topics"].columns
+        if not column.nullable
+    } | {"id": topic_id, "name": f"t{topic_id}", "role": "owner", "owner": "p", "epoch": 1, "policy": "{}"}
+
+
 class GroupMachine(RuleBasedStateMachine):
     ordered = False
     backoff_seconds = 1.0
@@ -98,11 +107,10 @@ class GroupMachine(RuleBasedStateMachine):
         metadata.create_all(self.connection)
         self.sql = self.connection.connection.cursor()
         for topic_id in (TOPIC, DEAD_TOPIC):
+            cells = topic_row(topic_id)
             self.sql.execute(
-                "INSERT INTO topics (id, name, role, owner, epoch, first_offset, next_offset, committed, policy, "
-                "created_at, messages, bytes, compacted_to, producers_to) "
-                "VALUES (?, ?, 'owner', 'p', 1, 0, 0, 0, '{}', 0, 0, 0, 0, 0)",
-                (topic_id, f"t{topic_id}"),
+                f"INSERT INTO topics ({', '.join(cells)}) VALUES ({', '.join('?' * len(cells))})",
+                [*cells.values()],
             )
         run_statements(self.sql, rows.create_group(TOPIC, NAME, 0, {}, 0))
         self.options = GroupOptions(
