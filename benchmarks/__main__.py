@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import docs, report
-from benchmarks.machine import describe
+from benchmarks.machine import describe, later
 from benchmarks.readings import Line, Repetition, RunFailedError, Scenario, Subject, summarize
 from benchmarks.scenarios.all import SCENARIOS
 from benchmarks.stage import Stage
@@ -114,15 +114,20 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
     console.print(str(machine), style="dim")
     results: list[tuple[Scenario, list[Line]]] = []
     for name in given.scenarios or chosen(given):
-        lines = await run(SCENARIOS[name], given, console)
-        report.show(console, SCENARIOS[name], lines)
-        results.append((SCENARIOS[name], lines))
+        scenario, head = (
+            SCENARIOS[name],
+            docs.Head(
+                machine=later(machine), repetitions=given.repetitions, quick=given.quick, long=given.long
+            ),
+        )
+        lines = await run(scenario, given, console)
+        report.show(console, scenario, lines)
+        results.append((scenario, lines))
+        if given.docs:
+            docs.keep(head, scenario, lines)
+            docs.write_page(SCENARIOS.values())
     if given.json:
         given.json.write_bytes(report.json_lines(machine, given.repetitions, given.quick, results))
-    if given.docs:
-        head = docs.Head(machine=machine, repetitions=given.repetitions, quick=given.quick, long=given.long)
-        docs.keep(head, results)
-        docs.write_page(SCENARIOS.values())
     if given.markdown:
         given.markdown.write_text(report.markdown(machine, results))
     return int(any(line.failed for _, lines in results for line in lines))

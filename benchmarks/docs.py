@@ -17,6 +17,7 @@ from benchmarks.plots import plot
 from benchmarks.readings import Line, Scenario
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+MOST_PICTURES = 9
 BEGIN, END = "<!-- figures: written by python -m benchmarks --docs -->", "<!-- end of figures -->"
 
 
@@ -29,19 +30,24 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     long: bool = False
 
 
-def keep(head: Head, results: Iterable[tuple[Scenario, list[Line]]], page: Path = PAGE) -> None:
-    """Write the files and the pictures of these scenarios."""
+def keep(head: Head, scenario: Scenario, lines: Sequence[Line], page: Path = PAGE) -> None:
+    """Write the files and the pictures of a scenario."""
     directory = page.with_suffix("")
     directory.mkdir(exist_ok=True)
-    for scenario, lines in results:
-        for old in directory.glob(f"{scenario.name}*.svg"):
-            if old.stem.removeprefix(scenario.name).lstrip("-").isdigit() or old.stem == scenario.name:
-                old.unlink()
-        plot(directory, scenario, lines)
-        objects: list[object] = [head, *lines]
-        (directory / f"{scenario.name}.jsonl").write_bytes(
-            b"".join(msgspec.json.encode(item) + b"\n" for item in objects)
-        )
+    for old in _pictures(directory, scenario):
+        old.unlink()
+    plot(directory, scenario, lines)
+    objects: list[object] = [head, *lines]
+    (directory / f"{scenario.name}.jsonl").write_bytes(
+        b"".join(msgspec.json.encode(item) + b"\n" for item in objects)
+    )
+
+
+def _pictures(directory: Path, scenario: Scenario) -> list[Path]:
+    """Those that are there."""
+    suffixes = ("", *(f"-{number}" for number in range(2, MOST_PICTURES + 1)))
+    paths = (directory / f"{scenario.name}{suffix}.svg" for suffix in suffixes)
+    return [path for path in paths if path.exists()]
 
 
 def write_page(scenarios: Iterable[Scenario], page: Path = PAGE) -> None:
@@ -51,32 +57,28 @@ def write_page(scenarios: Iterable[Scenario], page: Path = PAGE) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} lacks the marks {BEGIN} and {END}")
-    parts = [part for scenario in scenarios if (part := _part(scenario, page.with_suffix("")))]
-    page.write_text("\n".join([before + BEGIN, "", *parts, END + after]))
+    kept = [found for scenario in scenarios if (found := _read(scenario, page.with_suffix(""))) is not None]
+    machines = dict.fromkeys(head.machine.what for head, _, _ in kept)
+    parts = [_part(*each, page.with_suffix("")) for each in kept]
+    page.write_text("\n".join([before + BEGIN, "", *machines, "", *parts, END + after]))
 
 
-def _part(scenario: Scenario, directory: Path) -> str:
-    """Title, pictures and tables of one scenario; empty if it has not been run."""
+def _read(scenario: Scenario, directory: Path) -> tuple[Head, Scenario, list[Line]] | None:
     path = directory / f"{scenario.name}.jsonl"
     if not path.exists():
-        return ""
+        return None
     first, *others = path.read_bytes().splitlines()
-    head = msgspec.json.decode(first, type=Head)
     lines = [msgspec.json.decode(line, type=Line) for line in others]
-    pictures = [
-        directory / f"{scenario.name}{suffix}.svg" for suffix in ("", *(f"-{n}" for n in range(2, 9)))
-    ]
-    return "\n".join(
-        [
-            f"### {scenario.name}: {scenario.title}",
-            "",
-            f"{head.repetitions} repetitions; {head.machine}",
-            "",
-            *(f"![{scenario.title}]({directory.name}/{path.name})\n" for path in pictures if path.exists()),
-            *tables(lines),
-            "",
-        ]
-    )
+    return msgspec.json.decode(first, type=Head), scenario, lines
+
+
+def _part(head: Head, scenario: Scenario, lines: Sequence[Line], directory: Path) -> str:
+    """Title, pictures and tables of one scenario."""
+    parts = [f"### {scenario.name}: {scenario.title}", ""]
+    parts += [f"{head.repetitions} repetitions{', --long' if head.long else ''}; {head.machine.when}", ""]
+    for path in _pictures(directory, scenario):
+        parts += [f"![{scenario.title}]({directory.name}/{path.name})", ""]
+    return "\n".join([*parts, *tables(lines), ""])
 
 
 def tables(lines: Sequence[Line]) -> list[str]:

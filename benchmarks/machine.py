@@ -44,6 +44,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str
 
     def __str__(self) -> str:
+        return f"{self.what}; {self.when}"
+
+    @property
+    def when(self) -> str:
+        """The time, and how busy the machine was."""
+        return f"load before: {self.load_before:.2f}; {self.started_at}"
+
+    @property
+    def what(self) -> str:
+        """The machine and its software."""
         packages, others = (
             ", ".join(f"{name} {number}" for name, number in versions.items())
             for versions in (self.packages, self.others)
@@ -51,8 +61,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"{self.cpu}, {self.cores} cores, {self.memory_gb:.0f} GB; Linux {self.kernel}; {self.filesystem}; "
             f"Python {self.python}, SQLite {self.sqlite}, {packages}; "
-            f"{f'{others}; ' if others else ''}"
-            f"load before: {self.load_before:.2f}; {self.started_at}"
+            f"{others or 'no other systems'}"
         )
 
 
@@ -69,8 +78,17 @@ def describe(directory: Path) -> Machine:
         others=_others(),
         filesystem=_filesystem(directory.resolve()),
         load_before=os.getloadavg()[0],
-        started_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        started_at=_now(),
     )
+
+
+def later(machine: Machine) -> Machine:
+    """The same machine now."""
+    return msgspec.structs.replace(machine, load_before=os.getloadavg()[0], started_at=_now())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _cpu() -> str:

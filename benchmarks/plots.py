@@ -49,7 +49,10 @@ def _draw(path: Path, title: str, lines: Sequence[Line], promises: dict[str, str
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "pubsub"  # the same picture is the same file
+    matplotlib.rcParams |= {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "pubsub",
+    }  # small; same figures, same file
     from matplotlib import pyplot
 
     medians = [line.median or 0.0 for line in lines]

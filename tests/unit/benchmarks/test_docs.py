@@ -58,7 +58,7 @@ def test_only_what_stands_between_the_marks_is_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     one = scenario("one")
     path = page(tmp_path)
-    keep(head(tmp_path), [(one, lines(one))], path)
+    keep(head(tmp_path), one, lines(one), path)
     write_page([one], path)
     text = path.read_text()
     assert text.startswith("# Written by people\n")
@@ -73,9 +73,10 @@ def test_a_run_of_some_scenarios_leaves_the_others_as_they_are(tmp_path: Path) -
     pytest.importorskip("matplotlib")
     one, two, three = scenario("one"), scenario("two"), scenario("three")
     path = page(tmp_path)
-    keep(head(tmp_path), [(one, lines(one)), (two, lines(two))], path)
+    keep(head(tmp_path), one, lines(one), path)
+    keep(head(tmp_path), two, lines(two), path)
     before = (tmp_path / "benchmarks" / "one.jsonl").read_bytes()
-    keep(head(tmp_path), [(two, lines(two))], path)
+    keep(head(tmp_path), two, lines(two), path)
     write_page([one, two, three], path)
     assert (tmp_path / "benchmarks" / "one.jsonl").read_bytes() == before
     assert [line for line in path.read_text().splitlines() if line.startswith("### ")] == [
