@@ -16,7 +16,7 @@ DURABLE, LOST, LIMIT = "#2e8b57", "#e08a1e", "#9a9a9a"
 MOST_LIMIT = 2.0
 """A limit that is more than so many times the best of the systems would leave no room for them: it is left out."""
 LOGARITHMIC = 30.0
-"""From this ratio of the largest to the smallest median on, the scale is logarithmic."""
+"""From this ratio of the largest to the smallest median on, times are drawn on a logarithmic scale; rates never are."""
 ROW_INCHES = 0.52
 
 
@@ -72,7 +72,7 @@ def _draw(path: Path, title: str, lines: Sequence[Line], promises: dict[str, str
     axes.set_yticks(range(len(lines)), [_label(line.subject, promises) for line in lines], fontsize=8)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9, loc="left")
-    if max(medians) > LOGARITHMIC * min(medians):
+    if lines[0].metric.endswith("ms") and max(medians) > LOGARITHMIC * min(medians):
         axes.set_xscale("log")
         axes.set_xlim(left=min(medians) / 3)
     else:
