@@ -30,16 +30,12 @@ from pubsub.core.ownership import (
     is_replicated,
     min_in_sync,
 )
+from pubsub.core.replication import answers_needed
 
 Verdict = Literal["fine", "fail_over", "offline", "rebuild", "wait"]
 """`fine`: leave it. `fail_over`: ask the live in-sync copies how long they are, then `fail_over`. `offline`: no
 in-sync copy is alive. `rebuild`: the record is unconfirmed and enough copies are alive to decide: core/rebuild. `wait`:
 it is unconfirmed, and too early, or too few copies are alive."""
-
-
-def answers_needed(copies: int, min_in_sync: int) -> int:
-    """How many copies of a topic have among them every committed message, whichever they are."""
-    return max(1, copies - min_in_sync + 1)
 
 
 def judge(record: Record, *, life: str, settled: bool, alive: Collection[str]) -> Verdict:

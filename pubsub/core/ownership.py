@@ -98,9 +98,9 @@ def copies_wanted(record: Record) -> int:
 
 
 def min_in_sync(record: Record) -> int:
-    """How many copies must have a message before it is committed."""
-    chosen = record.policy.get("min_in_sync")
-    return chosen if isinstance(chosen, int) and chosen > 0 else default_min_in_sync(copies_wanted(record))
+    """How many copies must have a message before it is committed; never more than there shall be."""
+    wanted, chosen = copies_wanted(record), record.policy.get("min_in_sync")
+    return min(chosen, wanted) if isinstance(chosen, int) and chosen > 0 else default_min_in_sync(wanted)
 
 
 def config_of(record: Record) -> Config:

@@ -9,8 +9,8 @@ The copies are all that is left, and they may have been told different things. R
   nobody changes it but by these rules.
 - Then an index asks the copies to *promise* a new epoch: to take nothing of older ones any more. A copy that has heard
   of that epoch, or a newer one, refuses; it stores its promise before it answers, with the length of its log.
-- A committed message is on `min_in_sync` copies at least (core/replication). So with the promises of
-  `replicas - min_in_sync + 1` of them, every message that was committed, or still can be, is on one that
+- A committed message is on `min_in_sync` copies at least (core/replication). So with the promises of `replicas -
+  min_in_sync + 1` of them, and of a majority, every message that was committed, or still can be, is on one that
   promised; and the longest of their logs (last epoch, then end) has all of them, as in Paxos or Raft.
 - That copy is the owner of the promised epoch. In sync are it and those that are equal to it.
 
@@ -28,9 +28,8 @@ from typing import Literal
 
 import msgspec
 
-from pubsub.core.failover import answers_needed
 from pubsub.core.ownership import Candidate, Change, Record, changed, config_of
-from pubsub.core.replication import Config
+from pubsub.core.replication import Config, answers_needed
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):

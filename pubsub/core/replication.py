@@ -5,8 +5,8 @@ Rules (those of Kafka's log replication, KIP-966 among them, with the registry's
   have it on disk: the ones in the record as confirmed, and the ones in a change that has been proposed and of which
   the outcome is not known. Thus one on its way in counts from the moment it is proposed, and one on its way out
   until the registry has confirmed.
-- And once at least `min_in_sync` copies have it, whoever is in sync: then any `replicas - min_in_sync + 1` copies that
-  answer after a loss of the registry have among them every committed message (core/rebuild).
+- And once at least `min_in_sync` copies have it, whoever is in sync: then any `answers_needed` copies that answer after
+  a loss of the registry have among them every committed message (core/rebuild).
 - A replica leaves when it was out of contact, or behind, for longer than `lag`; it comes in when it has all that is
   committed and has caught up with the log as it was at its report before, in this epoch.
 - One proposal at a time. It is stored before it is sent, and stays in force until the registry tells a newer version
@@ -29,6 +29,15 @@ import msgspec
 def default_min_in_sync(copies: int) -> int:
     """How many copies must have a message: a majority from three on; 1 of one or two, where the registry arbitrates."""
     return copies // 2 + 1 if copies > 2 else 1
+
+
+def answers_needed(copies: int, min_in_sync: int) -> int:
+    """How many copies decide about a topic of which the record was lost.
+
+    Whichever they are, one of them has each message that `min_in_sync` copies have. And they are a majority: so one
+    copy that was taken away, and was not there to be told, can never decide by the set that it was in.
+    """
+    return max(copies - min_in_sync + 1, copies // 2 + 1)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -374,7 +383,8 @@ class OwnerProgress:
         while len(self._configs) > 1:
             former, newer = self._configs[0], self._configs[1]
             told = sum(peer == self.peer or self._knows(peer, newer) for peer in former.replicas)
-            if told < former.min_in_sync:
+            copies = len(former.replicas)
+            if copies - told >= answers_needed(copies, former.min_in_sync):
                 return
             del self._configs[0]
 

@@ -3,7 +3,6 @@ import itertools
 import pytest
 
 from pubsub.core.failover import (
-    answers_needed,
     choose_owner,
     fail_over,
     hand_over,
@@ -12,6 +11,7 @@ from pubsub.core.failover import (
     promote,
 )
 from pubsub.core.ownership import is_confirmed, membership_of, min_in_sync
+from pubsub.core.replication import answers_needed
 from tests.unit.core.records import LIFE, Record, a_candidate
 
 # What is to be done
@@ -56,6 +56,7 @@ def test_any_so_many_copies_have_one_in_common_with_those_that_have_a_committed_
         for least in range(1, copies + 1):
             peers = range(copies)
             needed = answers_needed(copies, least)
+            assert needed > copies / 2
             for asked in itertools.combinations(peers, needed):
                 assert all(set(asked) & set(having) for having in itertools.combinations(peers, least))
 
@@ -162,6 +163,7 @@ def test_how_many_must_have_a_message_follows_from_the_copies_wanted_not_from_th
     assert min_in_sync(Record(replicas=("a", "b", "c", "d"), leaving=("c",))) == 2
     assert min_in_sync(Record(policy={"min_in_sync": 3})) == 3
     assert min_in_sync(Record(policy={"replicas": 5})) == 3
+    assert min_in_sync(Record(policy={"replicas": 2, "min_in_sync": 3})) == 2
     assert membership_of(Record()).min_in_sync == 2
 
 

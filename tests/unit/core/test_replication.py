@@ -339,6 +339,15 @@ def test_a_smaller_set_counts_only_once_enough_of_the_former_have_stored_it() ->
     assert progress.committed == 10
 
 
+def test_a_copy_that_is_taken_away_need_not_be_told() -> None:
+    pair = a_membership(in_sync=("a", "b"), replicas=("a", "b"))
+    progress = a_progress(membership=pair)
+    progress.confirmed(a_membership(version=2, in_sync=("a", "c"), replicas=("a", "c")))
+    progress.appended(10, 0)
+    progress.followed("c", 5, 10, 0)
+    assert progress.committed == 10
+
+
 def test_the_former_set_is_remembered_across_a_restart() -> None:
     former = Config(epoch=5, version=1, replicas=("a", "b", "c"), min_in_sync=2)
     now = a_membership(version=2, in_sync=("a",), replicas=("a", "b"), min_in_sync=1)
