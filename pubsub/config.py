@@ -79,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     subscriptions: int = 10_000
     """Subscriptions on one connection."""
     connections: int = 10_000
-    """Connections to one server, or 100 fewer than the process may have open files; one too many is told so."""
+    """Connections to one server, or 120 fewer than the process may have open files; one too many is told so."""
     frame_seconds: float = 60.0
     """A connection that has begun a frame and not sent the rest of it by then is closed."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import resource
 
-RESERVED = 100
-"""Kept for the database, the log, and connections to others."""
+RESERVED = 120
+"""Kept for the database, the log, connections to others, and those that are being told that they are too many."""
 
 
 def room_for_connections(most: int) -> int:

@@ -39,8 +39,10 @@ log = logging.getLogger("pubsub.net")
 FAREWELL_SECONDS = 2.0
 """How long a connection that broke the rules is kept for its error frame to be read."""
 
-MOST_REFUSED = 100
+MOST_REFUSED = 50
 """Connections too many that are told so at once; beyond that, they are just closed."""
+WARN_SECONDS = 60.0
+"""How often the log says that there are too many."""
 MOST_REQUEST_ID = 2**63 - 1
 
 LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors, m.Scheduled, m.Groups, m.PeekGroup})
@@ -97,7 +99,9 @@ class ServerConnection(Connection):
         self.fail(RemoteProtocolError(f"no hello within {self.limits.hello_seconds:g} s"))
 
     def _refuse_connection(self, why: str, refused: int) -> None:
-        if refused == 0:
+        now = asyncio.get_running_loop().time()
+        if now >= self._server.warn_at:
+            self._server.warn_at = now + WARN_SECONDS
             log.warning("closing connections: %s", why)
         if refused < MOST_REFUSED:
             self.fail(ConnectionLostError(why))
@@ -237,6 +241,8 @@ class Server:
         self.accepted = ACCEPTED[role]
         self.connections: set[ServerConnection] = set()
         self.most_connections = room_for_connections(limits.connections)
+        self.warn_at = 0.0
+        """When the log may say again that there are more."""
         self.address: Address | None = None
         self._server: asyncio.Server | None = None
 

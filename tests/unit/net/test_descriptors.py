@@ -20,7 +20,7 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize(
     ("soft", "room"),
-    [(1024, 924), (20_000, 10_000), (10_050, 9_950), (64, 1), (resource.RLIM_INFINITY, 10_000)],
+    [(1024, 904), (20_000, 10_000), (10_050, 9_930), (64, 1), (resource.RLIM_INFINITY, 10_000)],
 )
 def test_connections_leave_files_for_the_rest_of_the_process(
     allowed: dict[str, tuple[int, int]], soft: int, room: int
