@@ -13,6 +13,7 @@ the thing and the way out. A client retries what is retriable, with jittered bac
     ├── TopicNotFoundError / TopicExistsError / TopicOfflineError*
     ├── PeerNotFoundError / PeerNameTakenError / PeerUnavailableError*
     ├── NotOwnerError*              this peer does not own the topic (data: owner, address)
+    ├── TooFewCopiesError*          fewer copies than `min_in_sync` are in sync (data: in_sync, min_in_sync)
     ├── ReadOnlyError*              the peer cannot write now, a full disk say; reads go on
     ├── SequenceError               a producer's batches came out of order; nothing was stored
     ├── ConflictError*              somebody else changed the record first
@@ -148,6 +149,13 @@ class NotOwnerError(PubsubError):
     """The peer asked does not own the topic (data: owner, address where known)."""
 
     code = "not_owner"
+    retriable = True
+
+
+class TooFewCopiesError(PubsubError):
+    """Fewer copies than the topic's `min_in_sync` are in sync: nothing is committed (data: in_sync, min_in_sync)."""
+
+    code = "too_few_copies"
     retriable = True
 
 

@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("start_offset", sa.Integer, nullable=False),
         sa.Column("lossy", sa.Integer, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -138,6 +139,7 @@ def _count_messages() -> None:
         sa.Column("in_sync", sa.Text),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("owner_address", sa.Text, nullable=False),
+        sa.Column("caught_up", sa.Integer, nullable=False),
         sa.Column("promised", sa.Integer, nullable=False),
         sa.Column("configs", sa.Text),
         sa.Column("proposal", sa.Text),
@@ -149,7 +151,7 @@ SELECT topics_0001.*, count(offset), coalesce(sum(
   coalesce(length(payload), 0)
   + coalesce(length(CAST(key AS BLOB)), 0)
   + coalesce(length(CAST(headers AS BLOB)), 0)
-), 0), 0, next_offset, NULL, NULL, 0, '', 0, NULL, NULL
+), 0), 0, next_offset, NULL, NULL, 0, '', 1, 0, NULL, NULL
 FROM topics_0001 LEFT JOIN messages ON topic_id = id
 GROUP BY id
 """

@@ -59,6 +59,7 @@ class Delivery:
         self._until_timer: asyncio.TimerHandle | None = None
         self.follows = False
         """Whether it is a copy that is fed, not a subscriber."""
+        self.when_ended: Callable[[], None] = lambda: None
         self.subscriber = subscriber
         self.feed = feed
         self._window = window
@@ -207,6 +208,7 @@ class Delivery:
             self._reading.cancel()
         self.subscriber.forget(self)
         self.feed.remove(self)
+        self.when_ended()
         if error is not None:
             self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
         elif finished:

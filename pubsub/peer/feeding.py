@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 
 from pubsub.core.credit import Window
-from pubsub.errors import DamagedFileError, InternalError, PubsubError
+from pubsub.errors import ConflictError, DamagedFileError, InternalError, PubsubError
 from pubsub.peer.delivery import Delivery, Feed, Subscriber
 from pubsub.peer.tail import Piece
 from pubsub.protocol.batch import batch_bytes, batch_checksum, next_position, slice_batch
@@ -103,7 +103,7 @@ class Feeding(Delivery):
             if self._ended:
                 return
             if self.position < topic.first_offset:
-                raise InternalError(f"retention has overtaken the follower {self.name} of {topic.name}")
+                raise ConflictError(f"retention has overtaken the follower {self.name} of {topic.name}")
             if found is None:  # everything up to the end, as it was then, has been compacted away
                 self._send_copy(None, [], stop)
                 return

@@ -39,6 +39,7 @@ from pubsub.storage.groups import (
     delete_group,
     forget_dead_letters,
     forget_source,
+    load_groups,
     read_offsets,
 )
 from pubsub.storage.store import Appended
@@ -308,6 +309,21 @@ class Groups:
         if works:
             for work in works.values():
                 work.on_append(appended)
+
+    def has_groups(self, topic: Topic) -> bool:
+        """Whether anybody reads a topic as a group."""
+        return topic.id in self._by_topic
+
+    def on_committed(self, topic: Topic) -> None:
+        """More of a replicated topic is committed."""
+        for work in self._by_topic.get(topic.id, {}).values():
+            work.pump_soon()
+
+    async def take_topic(self, topic: Topic) -> None:
+        """This peer owns a topic from now on: its groups go on as they are stored."""
+        for stored in await self._node.store.look(load_groups, topic.id):
+            if topic.owned and stored.name not in self._by_topic.get(topic.id, {}):
+                self._add(topic, stored).pump_soon()
 
     def end_topic(self, topic: Topic, error: PubsubError) -> None:
         """A topic is served no more: so are its groups."""

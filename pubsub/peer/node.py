@@ -14,16 +14,21 @@ from typing import Any
 
 from pubsub.client.directory import Directory
 from pubsub.config import Limits, PeerSettings
-from pubsub.errors import NotOwnerError, PubsubError, TopicExistsError, TopicNotFoundError
-from pubsub.model import TopicInfo, check_topic_name, iso_from_us
+from pubsub.errors import NotOwnerError, PubsubError, TopicNotFoundError
+from pubsub.model import TopicInfo, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Cursors
 from pubsub.peer.delivery import Deliveries
+from pubsub.peer.following import Following
 from pubsub.peer.forwarding import Forwarding
 from pubsub.peer.groups import Groups
+from pubsub.peer.handing_over import HandingOver
+from pubsub.peer.holding import Holding
+from pubsub.peer.orphaned import Orphaned
 from pubsub.peer.policies import Policies
 from pubsub.peer.publishing import Publishing
 from pubsub.peer.reading import Reading
+from pubsub.peer.replicas import Replicas
 from pubsub.peer.retention import Retention
 from pubsub.peer.schedule import Schedule
 from pubsub.protocol import messages as m
@@ -61,11 +66,15 @@ class Node:
         store.on_append = self.on_append
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {
-            m.CreateCopy: self.on_create_copy,
-            m.DropCopy: self.on_drop_copy,
             m.Held: self.on_held,
             m.Status: self.on_status,
         }
+        self.orphaned_messages = 0
+        """Messages cut off copies since the start."""
+        self.replicas = Replicas(self)
+        self.following = Following(self)
+        self.holding = Holding(self)
+        self.handing_over = HandingOver(self)
         self.cursors = Cursors(self)
         self.groups = Groups(self)
         self.publishing = Publishing(self)
@@ -73,12 +82,15 @@ class Node:
         self.retention = Retention(self, settings)
         self.retention.group_floors.append(self.groups.floor)
         self.retention.when_trimmed.append(self.groups.on_first_offset)
+        self.retention.when_trimmed.append(self.on_trimmed)
         self.side_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "retention": self.retention.run
+            "retention": self.retention.run,
+            "replication": self.replicas.run,
         }
         """What runs beside the requests for as long as the peer does."""
         for part in (
             *(self.publishing, self.schedule, Reading(self), self.cursors, self.groups),
+            *(self.replicas, self.holding, Orphaned(self)),
             *(Policies(self), Forwarding(self, directory)),
         ):
             self.immediate |= part.immediate
@@ -99,8 +111,21 @@ class Node:
     def on_append(self, topic: Topic, appended: Appended) -> None:
         """A commit added messages to a topic."""
         self.deliveries.on_append(topic, appended)
-        self.groups.on_append(topic, appended)
+        owned = self.replicas.find(topic) if topic.replicas else None
+        if owned is None:
+            self.groups.on_append(topic, appended)
+        else:  # groups have it once it is committed
+            self.replicas.on_append(owned, appended)
         self.retention.on_append(topic)
+
+    async def on_trimmed(self, topic: Topic) -> None:
+        """Retention has moved the first kept offset of a topic: its copies are told."""
+        self.replicas.tell_first_offset(topic)
+
+    def kept_from(self, topic: Topic, first_offset: int) -> None:
+        """The owner of a copy keeps nothing below this offset any more."""
+        if first_offset > topic.keep_from:
+            topic.keep_from = first_offset
 
     def owned(self, name: str, topic_id: int = 0) -> Topic:
         """The topic of this name, if this peer may append to it.
@@ -112,6 +137,8 @@ class Node:
         topic = self.store.topic(name, topic_id)
         if topic.role != "owner":
             raise NotOwnerError(f"peer {self.name} does not own topic {name}", owner=topic.owner)
+        if topic.promised > topic.epoch:
+            raise NotOwnerError(f"an owner of topic {name} is being looked for; ask for it again")
         return topic
 
     # What this peer holds
@@ -125,8 +152,8 @@ class Node:
             address=self.address if topic.role == "owner" else None,
             epoch=topic.epoch,
             online=True,
-            replicas=[topic.owner],
-            in_sync=[topic.owner],
+            replicas=topic.replicas or [topic.owner],
+            in_sync=topic.in_sync or [topic.owner],
             next_offset=topic.committed,
             first_offset=topic.first_offset,
             created_at=iso_from_us(topic.created_us),
@@ -148,6 +175,10 @@ class Node:
             next_offset=topic.next_offset,
             created_us=topic.created_us,
             policy=topic.policy,
+            replicas=topic.replicas,
+            in_sync=topic.in_sync,
+            version=topic.version,
+            owner_address=topic.owner_address,
         )
 
     async def on_held(self, connection: ServerConnection, frame: m.Held) -> m.Frame | list[m.Frame]:
@@ -155,41 +186,49 @@ class Node:
         held = [self.info(topic) for name in names if (topic := self.store.topics.get(name)) is not None]
         return topic_lists(frame.id, held)
 
-    async def on_create_copy(self, connection: ServerConnection, frame: m.CreateCopy) -> m.Frame:
-        await self.create_copy(frame.copy)
-        return m.Done(frame.id)
+    def start(self) -> None:
+        """Take up what the copies in the file are there for; the address is known by now."""
+        for topic in list(self.store.topics.values()):
+            self.holding.begin(topic)
 
     async def create_copy(self, copy: m.CopyState) -> None:
-        """Hold a topic, on the index's word.
-
-        Raises:
-            InvalidNameError: its name is illegal.
-            TopicExistsError: a later topic has the name here, so the word is an old one that was held up.
-        """
-        check_topic_name(copy.topic)
-        other = self.store.topics.get(copy.topic)
-        if other is not None and other.id != copy.id:
-            if other.created_us > copy.created_us:
-                raise TopicExistsError(f"topic {copy.topic} was created anew since then", owner=other.owner)
-            await self.set_aside(other, f"its name belongs to topic {copy.id} since then")
-        await self.store.create(copy)
-
-    async def on_drop_copy(self, connection: ServerConnection, frame: m.DropCopy) -> m.Frame:
-        await self.drop_copy(frame.topic_id)
-        return m.Done(frame.id)
+        """Hold a topic, on the index's word; see `Holding.take`."""
+        await self.holding.take(copy)
 
     async def drop_copy(self, topic_id: int) -> None:
         """Delete a topic, on the index's word; one that is not held is fine."""
-        topic = self.store.by_id.get(topic_id)
-        if topic is not None and topic.set_aside is None:
-            await self.store.drop(topic)
-            self.store.cursors.forget(topic_id)
-            self._end_topic(topic, TopicNotFoundError(f"topic {topic.name} was deleted"))
-            await self.groups.count_dead(topic)
+        await self.holding.drop(topic_id)
+
+    async def serve_topic(self, topic: Topic) -> None:
+        """This peer owns a topic from now on, of which it had a copy."""
+        await self.groups.take_topic(topic)
+        await self.schedule.take_topic(topic)
+
+    def leave_topic(self, topic: Topic, error: PubsubError) -> None:
+        """Another peer owns it: whoever is served here goes there."""
+        self.deliveries.end_topic(topic, error)
+        self.groups.leave_topic(topic, error)
+        self.schedule.leave_topic(topic)
+
+    async def drop_topic(self, topic: Topic) -> None:
+        """Delete a copy and all that goes with it."""
+        await self.store.drop(topic)
+        self.store.cursors.forget(topic.id)
+        self._end_topic(topic, TopicNotFoundError(f"topic {topic.name} was deleted"))
+        await self.groups.count_dead(topic)
+
+    async def damaged(self, topic: Topic, why: str) -> None:
+        """A copy cannot be right: it is kept for people to look at, and never served or chosen."""
+        log.error("the copy of topic %s is damaged: %s", topic.name, why)
+        await self.set_aside(topic, f"damaged: {why}")
 
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep a topic's rows but serve it no more."""
         log.warning("topic %s (%d) is kept in the file but served no more: %s", topic.name, topic.id, why)
+        if topic.owned:
+            self.replicas.end(topic, TopicNotFoundError(f"topic {topic.name} is served no more: {why}"))
+        else:
+            self.following.end(topic)
         await self.store.set_aside(topic, why)
         self._end_topic(topic, TopicNotFoundError(f"topic {topic.name} is served no more: {why}"))
 
@@ -222,6 +261,8 @@ class Node:
             "connections": self.connections(),
             "subscriptions": self.deliveries.count() + self.groups.count(),
             "published": self.published_messages,
+            "not_following": self.following.behind(),
+            "orphaned": self.orphaned_messages,
             "queued_bytes": self.store.queued_bytes,
             "started_at": iso_from_us(self.started_us),
             "sqlite": sqlite3.sqlite_version,

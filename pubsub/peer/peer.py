@@ -60,6 +60,8 @@ log = logging.getLogger("pubsub.peer")
 FIRST_REGISTRATION_SECONDS = 3.0
 """How long entering a peer waits for its first registration; it serves without one all the same."""
 GOODBYE_SECONDS = 1.0
+HAND_OVER_SECONDS = 1.0
+"""How long a closing peer takes to give its topics to others; what is left they find out by its deadline."""
 
 
 class Peer(Client):
@@ -144,6 +146,7 @@ class Peer(Client):
         self._node.zone = self._zone
         self._node.address = str(self._advertise or _reachable(listening))
         self._node.connections = lambda: len(self._server.connections)
+        self._node.start()
         # As a client it asks itself: the node answers what it knows and passes on the rest.
         self._own_address = _reachable(listening)
         self._addresses = [self._own_address]
@@ -194,8 +197,9 @@ class Peer(Client):
         if self._closed or self._store is None:
             await super().close()
             return
-        # 1. Nobody new, and the index sends nobody here any more.
+        # 1. Nobody new; others take over what they have copies of; and the index sends nobody here any more.
         self._server.stop_accepting()
+        await self._node.handing_over.hand_over_all(HAND_OVER_SECONDS)
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)
@@ -211,6 +215,7 @@ class Peer(Client):
         # 3. What others have under way is answered, then their connections close.
         await self._store.settled(self._peer_settings.drain_seconds)
         await self._server.close(self._peer_settings.drain_seconds)
+        await self._node.following.close()
         await self._node.directory.close()
         self._node.groups.close()
         # 4. Last, the file: everything submitted before is committed.
@@ -235,7 +240,7 @@ class Peer(Client):
     ) -> int:
         """See `Client.publish`; to a topic of its own it needs neither a socket nor an index."""
         own = self._own(topic)
-        if own is None:
+        if own is None or own.replicas:  # that of a replicated one may be retried, elsewhere perhaps
             return await super().publish(
                 topic,
                 payload,

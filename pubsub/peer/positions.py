@@ -34,7 +34,8 @@ async def find_position(
         return await store.offset_at(topic, at_us)
     if 0 <= start < topic.first_offset and skip_lost:
         return topic.first_offset
-    if not topic.first_offset <= start <= topic.committed:
+    # Beyond what is committed: whoever read from the owner before this one may have come as far as the log goes.
+    if not topic.first_offset <= start <= topic.next_offset:
         raise OffsetOutOfRangeError(
             f"topic {topic.name} has no offset {start}: it keeps {topic.first_offset} to "
             f"{topic.committed - 1}, and {topic.committed} is the next one",

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pubsub.core.schedule import due_us
-from pubsub.errors import InvalidRequestError, MessageTooLargeError, PubsubError
+from pubsub.errors import InvalidRequestError, MessageTooLargeError, NotOwnerError, PubsubError
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.policy import stored_policy
 from pubsub.protocol import messages as m
@@ -15,10 +17,13 @@ from pubsub.protocol.batch import BATCH_MESSAGES, check_message_id, column_bytes
 from pubsub.protocol.codec import encode_frame
 from pubsub.protocol.messages import Publish
 from pubsub.storage.store import Append
+from pubsub.storage.topic import Topic
 
 if TYPE_CHECKING:
     from pubsub.peer.node import Node
 
+ACKS_OWNER = 1
+"""Of a publish: answer once it is on the owner's disk."""
 QUEUED_MESSAGE_BYTES = 16
 """What a message waiting for its commit counts for besides what it carries, so that empty ones are bounded too."""
 
@@ -50,6 +55,8 @@ class Publishing:
             size_bytes = check_publish(frame, node.limits.message_bytes)
             due = due_us(frame.deliver_us, frame.delay_us, time.time_ns() // 1000)
             topic = node.owned(frame.topic, frame.topic_id)
+            if topic.replicas:
+                self._check_copies(topic, frame)
         except PubsubError as error:
             answer(error)
             return
@@ -64,7 +71,10 @@ class Publishing:
                     node.schedule.added(topic, count, due)
                 else:
                     node.published_messages += len(append.payloads)  # without those stored before
-            answer(m.Published(frame.id, first_offset, duplicate, append.offsets))
+            if topic.replicas and not due:
+                self._answer_replicated(topic, frame, append, first_offset, duplicate, answer)
+            else:
+                answer(m.Published(frame.id, first_offset, duplicate, append.offsets))
 
         append = Append(
             topic.id,
@@ -84,6 +94,41 @@ class Publishing:
             append.message_ids = frame.message_ids
             append.dedupe_us = stored_policy(topic.policy).dedupe_us
         node.store.append(append)
+
+    def _check_copies(self, topic: Topic, frame: m.Publish) -> None:
+        """
+        Raises:
+            TooFewCopiesError: the batch is to be on all copies that are in sync, and those are too few.
+            NotOwnerError: the topic is being handed over.
+        """
+        owned = self._node.replicas.find(topic)
+        refusal = None if owned is None else owned.refusal()
+        if refusal is not None and (frame.acks != ACKS_OWNER or isinstance(refusal, NotOwnerError)):
+            raise refusal
+
+    def _answer_replicated(
+        self,
+        topic: Topic,
+        frame: m.Publish,
+        append: Append,
+        first_offset: int,
+        duplicate: bool,
+        answer: Callable[[m.Published | PubsubError], None],
+    ) -> None:
+        """Answer once the batch is where it is to be."""
+        offsets = append.offsets
+        published = m.Published(frame.id, first_offset, duplicate, offsets)
+        stop = max(offsets) + 1 if offsets else first_offset + len(frame.payloads)
+
+        def committed(holders: list[str] | None, error: PubsubError | None) -> None:
+            answer(msgspec.structs.replace(published, in_sync=holders) if error is None else error)
+
+        if frame.acks == ACKS_OWNER:
+            owned = self._node.replicas.find(topic)
+            holders = None if owned is None else owned.progress.holders(stop)
+            answer(msgspec.structs.replace(published, in_sync=holders))
+        else:
+            self._node.replicas.wait(topic, stop, committed)
 
 
 def check_publish(frame: Publish, message_bytes: int) -> int:

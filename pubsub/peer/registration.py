@@ -12,7 +12,13 @@ import contextlib
 import logging
 
 from pubsub.config import PeerSettings
-from pubsub.errors import PeerNameTakenError, PubsubError, RemoteProtocolError, TimeoutExpiredError
+from pubsub.errors import (
+    ConflictError,
+    PeerNameTakenError,
+    PubsubError,
+    RemoteProtocolError,
+    TimeoutExpiredError,
+)
 from pubsub.net.backoff import Backoff
 from pubsub.net.link import Link
 from pubsub.peer.node import Node
@@ -138,8 +144,13 @@ class Registration:
             topic = node.store.by_id.get(topic_id)
             if topic is not None and topic.set_aside is None:
                 await node.set_aside(topic, "the registry has another topic of this name")
+        for copy in reply.unwanted:
+            await node.holding.unwanted(copy)
         for copy in reply.create:
-            await node.create_copy(copy)
+            try:
+                await node.create_copy(copy)
+            except ConflictError as error:
+                log.warning("%s", error)
 
     async def _beat(self, link: Link) -> None:
         """Send heartbeats until the index is lost or has lost us."""

@@ -163,8 +163,10 @@ class Retention:
 
     def _removal(self, topic: Topic) -> Removal | None:
         policy = self.policy(topic)
-        if topic.role != OWNER or topic.set_aside is not None:
+        if topic.set_aside is not None:
             return None
+        if topic.role != OWNER:  # its owner decides
+            return Removal(below=topic.keep_from) if topic.keep_from > topic.first_offset else None
         extent = Extent(
             first_offset=topic.first_offset,
             committed=topic.committed,

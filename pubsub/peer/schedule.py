@@ -22,7 +22,7 @@ from pubsub.model import ScheduledMessage, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import decode_headers
-from pubsub.storage.scheduled import DueMessages, HeldMessage
+from pubsub.storage.scheduled import DueMessages, HeldMessage, held_of
 from pubsub.storage.store import Append
 from pubsub.storage.topic import Topic
 
@@ -86,6 +86,18 @@ class Schedule:
     def start(self) -> None:
         """Begin to move what is due, first of all what became so while nobody was here."""
         self._set_timer()
+
+    async def take_topic(self, topic: Topic) -> None:
+        """This peer owns a topic from now on: what is held for it is moved from here."""
+        count, first_us = await self._node.store.look(held_of, topic.id)
+        if count and topic.owned:
+            self._held[topic.id] = Held(count)
+            self._expect(topic.id, first_us)
+            self._set_timer()
+
+    def leave_topic(self, topic: Topic) -> None:
+        """Another peer moves what is held for a topic."""
+        self._held.pop(topic.id, None)
 
     def count(self, topic: Topic) -> int:
         """How many messages are held for a topic."""

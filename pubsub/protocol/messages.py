@@ -685,7 +685,7 @@ class CopySet(msgspec.Struct, array_like=True, frozen=True):
 class Follow(msgspec.Struct, array_like=True, tag=84, frozen=True, kw_only=True):
     """A copy's peer to the owner: send me the topic's log from `next_offset` on, as `subscription`.
 
-    `epochs`: (epoch, first offset, lossy) of each epoch of the copy, the oldest first.
+    `epochs`: (epoch, first offset, lossy, owner) of each epoch of the copy, the oldest first.
     """
 
     id: int
@@ -695,7 +695,7 @@ class Follow(msgspec.Struct, array_like=True, tag=84, frozen=True, kw_only=True)
     epoch: int
     name: str
     next_offset: int
-    epochs: list[tuple[int, int, bool]]
+    epochs: list[tuple[int, int, bool, str]]
     window_messages: int
     window_bytes: int
     config: tuple[int, int] = (0, 0)
@@ -707,7 +707,7 @@ class Followed(msgspec.Struct, array_like=True, tag=85, frozen=True, kw_only=Tru
 
     id: int
     truncate_to: int
-    epochs: list[tuple[int, int, bool]]
+    epochs: list[tuple[int, int, bool, str]]
     """Those of the owner's log."""
     first_offset: int
     committed: int

@@ -36,7 +36,8 @@ _TAKE = (
     "WHERE id = ?9 AND (epoch < ?8 OR (epoch = ?8 AND owner = ?7)) AND promised <= ?8 AND set_aside IS NULL"
 )
 _CHANGE = (
-    f"UPDATE topics SET {_MEMBERS}, committed = iif(?1 IS NULL AND role = 'owner', next_offset, committed) "
+    f"UPDATE topics SET {_MEMBERS}, committed = iif(?1 IS NULL AND role = 'owner', next_offset, committed), "
+    "configs = ?9, proposal = NULL "
     "WHERE id = ?6 AND epoch = ?7 AND owner = ?8 AND set_aside IS NULL"
 )
 
@@ -64,7 +65,7 @@ class Copies:
                 topic.epochs = (*topic.epochs, *work.epochs)
         work.done(error)
 
-    async def take_role(self, topic: Topic, copy: CopyState, *, lossy: bool = False) -> None:
+    async def take_role(self, topic: Topic, copy: CopyState) -> None:
         """Own or follow in another epoch, by a record of the registry.
 
         A new owner's epoch begins at the end of its log: that is written down before anything is served in it.
@@ -81,7 +82,7 @@ class Copies:
             (end,) = cursor.execute("SELECT next_offset FROM topics WHERE id = ?", (topic.id,)).fetchone()
             epochs = topic.log_epochs
             if owns:
-                epochs = opened(epochs, copy.epoch, end, lossy=lossy)
+                epochs = opened(epochs, copy.epoch, end, lossy=copy.lossy, owner=copy.owner)
             store_epochs(cursor, topic.id, epochs)
             return end, epochs
 
@@ -93,8 +94,11 @@ class Copies:
 
         await self._store.step(change, CHANGE_BYTES, committed, moves=topic.id)
 
-    async def set_members(self, topic: Topic, copy: CopyState) -> None:
+    async def set_members(self, topic: Topic, copy: CopyState, configs: Sequence[Config]) -> None:
         """Write down who has copies, within an epoch; a topic that one peer alone has is committed as it is stored.
+
+        Args:
+            configs: the sets of copies that count from now on.
 
         Raises:
             NotOwnerError: the copy is in another epoch by now.
@@ -102,7 +106,8 @@ class Copies:
 
         def change(cursor: sqlite3.Cursor) -> tuple[int, tuple[EpochStart, ...]]:
             epochs = topic.log_epochs
-            if cursor.execute(_CHANGE, (*_members(copy), topic.id, copy.epoch, copy.owner)).rowcount != 1:
+            bound = (topic.id, copy.epoch, copy.owner, encode_configs(configs))
+            if cursor.execute(_CHANGE, (*_members(copy), *bound)).rowcount != 1:
                 raise NotOwnerError(f"topic {topic.name} is in another epoch by now")
             row = cursor.execute("SELECT committed FROM topics WHERE id = ?", (topic.id,)).fetchone()
             store_epochs(cursor, topic.id, epochs)
@@ -110,6 +115,7 @@ class Copies:
 
         def committed(result: tuple[int, tuple[EpochStart, ...]]) -> None:
             _take_members(topic, copy)
+            topic.configs, topic.proposal = tuple(configs), None
             topic.committed, topic.epochs = max(topic.committed, result[0]), result[1]
 
         await self._store.step(change, CHANGE_BYTES, committed)
@@ -133,6 +139,15 @@ class Copies:
             topic.configs, topic.proposal = tuple(configs), proposal
 
         await self._store.step(change, CHANGE_BYTES, committed)
+
+    async def set_caught_up(self, topic: Topic) -> None:
+        """Write down that a copy has everything committed, and may be believed about it."""
+        topic.caught_up = 1  # at once: it is asked for once
+
+        def change(cursor: sqlite3.Cursor) -> None:
+            cursor.execute("UPDATE topics SET caught_up = 1 WHERE id = ?", (topic.id,))
+
+        await self._store.step(change, 100)
 
     async def promise(self, topic: Topic, epoch: int) -> bool:
         """Take nothing of older epochs any more; False: a newer one is known, or that one was promised before."""

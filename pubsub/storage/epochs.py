@@ -17,17 +17,17 @@ from pubsub.core.epochs import EpochStart
 def load_epochs(connection: Connection) -> dict[int, tuple[EpochStart, ...]]:
     """Topic id -> its epochs, oldest first."""
     found: dict[int, list[EpochStart]] = {}
-    for topic_id, epoch, start, lossy in connection.exec_driver_sql(
-        "SELECT topic_id, epoch, start_offset, lossy FROM epochs ORDER BY topic_id, epoch"
+    for topic_id, epoch, start, lossy, owner in connection.exec_driver_sql(
+        "SELECT topic_id, epoch, start_offset, lossy, owner FROM epochs ORDER BY topic_id, epoch"
     ):
-        found.setdefault(topic_id, []).append(EpochStart(epoch, start, bool(lossy)))
+        found.setdefault(topic_id, []).append(EpochStart(epoch, start, bool(lossy), owner))
     return {topic_id: tuple(epochs) for topic_id, epochs in found.items()}
 
 
 def add_epochs(cursor: sqlite3.Cursor, topic_id: int, epochs: Iterable[EpochStart]) -> None:
     """Add to a topic's list."""
-    rows = [(topic_id, entry.epoch, entry.start, entry.lossy) for entry in epochs]
-    cursor.executemany("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?)", rows)
+    rows = [(topic_id, entry.epoch, entry.start, entry.lossy, entry.owner) for entry in epochs]
+    cursor.executemany("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def store_epochs(cursor: sqlite3.Cursor, topic_id: int, epochs: Iterable[EpochStart]) -> None:

@@ -174,11 +174,12 @@ _OF_DEAD_TOPICS = "dead_letters AS d JOIN topics AS t ON t.id = d.topic_id AND t
 _DEAD = f"SELECT count(*) FROM {_OF_DEAD_TOPICS} WHERE d.source_topic_id = ? AND d.group_name = ?"
 
 
-def load_groups(connection: Connection) -> list[StoredGroup]:
-    """Every group of the file, of topics that are served."""
+def load_groups(connection: Connection, topic_id: int | None = None) -> list[StoredGroup]:
+    """Every group of the file, of topics that are served; or of one of them."""
     named = connection.exec_driver_sql(
         "SELECT g.topic_id, g.name FROM groups AS g JOIN topics AS t ON t.id = g.topic_id "
-        "WHERE t.set_aside IS NULL"
+        "WHERE t.set_aside IS NULL AND (?1 IS NULL OR t.id = ?1)",
+        (topic_id,),
     ).all()
     found = (load_group(connection, topic_id, name) for topic_id, name in named)
     return [group for group in found if group is not None]

@@ -106,3 +106,11 @@ def held_ids(connection: Connection, topic_id: int, schedule_ids: Sequence[int])
         for schedule_id in schedule_ids
         if connection.exec_driver_sql(query, (schedule_id, topic_id)).scalar() is not None
     ]
+
+
+def held_of(connection: Connection, topic_id: int) -> tuple[int, int]:
+    """How many messages are held for a topic, and when the first of them is due (0 where there is none)."""
+    row = connection.exec_driver_sql(
+        "SELECT count(*), coalesce(min(due_at), 0) FROM scheduled WHERE topic_id = ?", (topic_id,)
+    ).one()
+    return int(row[0]), int(row[1])

@@ -49,6 +49,7 @@ topics = Table(
     Column("in_sync", Text),  # JSON, likewise: those that hold everything committed
     Column("version", Integer, nullable=False),  # of the registry's record, as it was known last
     Column("owner_address", Text, nullable=False),  # where the owner was to be reached then
+    Column("caught_up", Integer, nullable=False),  # 1: it has held all that was committed, at least once
     Column("promised", Integer, nullable=False),  # nothing of an epoch below it is taken any more
     Column("configs", Text),  # JSON: the sets of copies that count
     Column("proposal", Text),  # JSON: what the owner has proposed to change in the registry's record
@@ -180,6 +181,7 @@ epochs = Table(
     Column(
         "lossy", Integer, nullable=False
     ),  # 1: it began on an operator's word, and may lack committed messages
+    Column("owner", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -51,7 +51,7 @@ from pubsub.storage.reader import Reader
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
 from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
-from pubsub.storage.topic import Topic
+from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.upkeep import Upkeep
 from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step
 from pubsub.storage.writer import Writer
@@ -189,7 +189,7 @@ class Store:
         for row in connection.exec_driver_sql(
             "SELECT id, name, role, owner, epoch, first_offset, next_offset, committed, policy, created_at, "
             "set_aside, messages, bytes AS size_bytes, compacted_to, replicas, in_sync, version, owner_address, "
-            "promised, configs, proposal FROM topics"
+            "caught_up, promised, configs, proposal FROM topics"
         ):
             values = dict(row._mapping)
             values["policy"] = msgspec.json.decode(values["policy"])
@@ -228,6 +228,7 @@ class Store:
         if self._closed:
             received.done(self._closed_error())
             return
+        self.queued_bytes += received.size_bytes
         self._writer.submit(received)
 
     @property
@@ -276,6 +277,7 @@ class Store:
         for change, error in outcome.changes:
             change.done(error)
         for received, error in outcome.received:
+            self.queued_bytes -= received.size_bytes
             self.copies.received(received, error)
         for step, result, error in outcome.steps:
             step.done(result, error)
@@ -402,17 +404,18 @@ class Store:
             in_sync=list(copy.in_sync) if shared(copy.replicas) else [],
             version=copy.version,
             owner_address=copy.owner_address,
+            caught_up=int(copy.role == OWNER),
         )
         policy = msgspec.json.encode(copy.policy).decode()
 
         def insert(connection: Connection) -> None:
             connection.exec_driver_sql(
                 "INSERT OR IGNORE INTO topics "
-                "VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0, 0, ?, ?, ?, ?, 0, NULL, NULL)",
+                "VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, NULL, 0, 0, 0, 0, ?, ?, ?, ?, ?, 0, NULL, NULL)",
                 (
                     *(topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
                     *(encode_names(topic.replicas), encode_names(topic.in_sync)),
-                    *(topic.version, topic.owner_address),
+                    *(topic.version, topic.owner_address, topic.caught_up),
                 ),
             )
 

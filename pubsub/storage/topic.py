@@ -41,12 +41,16 @@ class Topic(msgspec.Struct, kw_only=True):
     """Of the registry's record, in this epoch, that this peer last knew."""
     owner_address: str = ""
     """Where the owner served when this peer last heard of it."""
+    caught_up: int = 1
+    """1: it has held everything that was committed, at least once since it was made."""
     promised: int = 0
     """Nothing of an epoch below it is taken any more, whoever owns it."""
     configs: tuple[Config, ...] = ()
     """The sets of copies that count, the newest last, as far as an owner has told."""
     proposal: Proposal | None = None
     """As the owner: the change of the record that was proposed and of which the outcome is not known."""
+    keep_from: int = 0
+    """As a copy: what lies below it is kept by the owner no more, as far as it has told. Not in the file."""
     epochs: tuple[EpochStart, ...] = ()
     """At which offset each epoch of this log began, the oldest first; see `log_epochs`."""
     compacted_to: int = 0
@@ -60,4 +64,4 @@ class Topic(msgspec.Struct, kw_only=True):
     @property
     def log_epochs(self) -> tuple[EpochStart, ...]:
         """As `epochs`; of a topic that only ever had this owner it is one epoch."""
-        return self.epochs or ((EpochStart(self.epoch, 0),) if self.owned else ())
+        return self.epochs or ((EpochStart(self.epoch, 0, False, self.owner),) if self.owned else ())

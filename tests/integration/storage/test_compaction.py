@@ -184,7 +184,7 @@ class CompactedLog(RuleBasedStateMachine):
         self.cursor.execute("PRAGMA synchronous = OFF")
         self.cursor.execute(
             "INSERT INTO topics VALUES "
-            "(1, 't', 'owner', 'a', 1, 0, 0, 0, '{}', 1, NULL, 0, 0, 0, 0, NULL, NULL, 0, '', 0, NULL, NULL)"
+            "(1, 't', 'owner', 'a', 1, 0, 0, 0, '{}', 1, NULL, 0, 0, 0, 0, NULL, NULL, 0, '', 1, 0, NULL, NULL)"
         )
         self.log: list[tuple[str | None, bool]] = []
         """Key of each message ever published, and whether it removes it."""

@@ -254,7 +254,7 @@ def test_the_rule_in_sql_is_the_rule_in_python(
     file.execute("BEGIN")
     file.execute(
         "INSERT INTO topics VALUES "
-        "(1, 't', 'owner', 'a', 1, 0, ?, ?, '{}', 1, NULL, ?, ?, 0, 0, NULL, NULL, 0, '', 0, NULL, NULL)",
+        "(1, 't', 'owner', 'a', 1, 0, ?, ?, '{}', 1, NULL, ?, ?, 0, 0, NULL, NULL, 0, '', 1, 0, NULL, NULL)",
         (offset + 1, offset + 1, len(log), sum(size for _, _, size in log)),
     )
     file.executemany(

@@ -1,0 +1,304 @@
+"""One copy that follows its owner: asks, cuts what the owner has not got, and stores what comes.
+
+It takes what continues it, in the epoch in which it follows, and whole batches only, so that whoever owns the topic
+next has each batch whole or not at all. Every batch is checked against its checksum before it is stored. Anything that
+does not fit makes it ask anew. The connection and its frames are `following`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from pubsub.core.epochs import EpochStart, plan_cut, reached
+from pubsub.core.replication import Config
+from pubsub.errors import DamagedFileError, NotOwnerError, PubsubError, error_from_wire
+from pubsub.peer.feeding import check_batches
+from pubsub.protocol import messages as m
+from pubsub.protocol.batch import batch_bytes
+from pubsub.protocol.codec import encode_frame
+from pubsub.storage.marks import decode_mark
+from pubsub.storage.topic import Topic
+from pubsub.storage.work import Received
+
+if TYPE_CHECKING:
+    from pubsub.peer.following import Source
+
+log = logging.getLogger("pubsub.peer")
+
+WINDOW_MESSAGES = 50_000
+WINDOW_BYTES = 8 * 1024 * 1024
+"""Sent and not stored yet, of one topic."""
+MESSAGE_BYTES = 48
+"""What a message waiting for its commit counts for besides what it carries."""
+
+
+class Copying:
+    """See the module's text. Called in the event loop only."""
+
+    __slots__ = (
+        "_asked",
+        "_backlog",
+        "_busy",
+        "_next_epochs",
+        "_parts",
+        "_parts_bytes",
+        "_position",
+        "_start",
+        "_whole_to",
+        "follows",
+        "number",
+        "source",
+        "topic",
+    )
+
+    def __init__(self, source: Source, topic: Topic) -> None:
+        self.source = source
+        self.topic = topic
+        self.number = 0
+        """Of the subscription on the present connection; 0: it has not asked."""
+        self.follows = False
+        """Whether the owner sends."""
+        self._asked = 0
+        """Counts the times it has asked: what comes for an earlier one is dropped."""
+        self._busy: asyncio.Task[None] | None = None
+        self._backlog: list[m.Replicate] = []
+        """What came while the answer was being carried out."""
+        self._position = 0
+        """Where what has been received ends ..."""
+        self._start = 0
+        """... and what has been submitted to be stored."""
+        self._whole_to = 0
+        """Where the batch that was received last ends."""
+        self._parts: list[tuple[m.Batch, list[tuple[int, str]]]] = []
+        """Received and not submitted: part of a batch."""
+        self._parts_bytes = 0
+        self._next_epochs: list[EpochStart] = []
+        """Epochs of the owner's log that this one has not reached."""
+
+    # Asking
+
+    def ask(self) -> None:
+        """Ask the owner for what comes behind this copy's end, as it is on disk."""
+        link, topic = self.source.link, self.topic
+        self.stop()
+        if link is None or not link.open or topic.set_aside is not None:
+            return
+        self.number = link.next_subscription()
+        link.copies[self.number] = self.on_frame
+        self.source.by_number[self.number] = self
+        config = topic.configs[-1].order if topic.configs else (0, 0)
+        request = link.next_id()
+        frame = m.Follow(
+            id=request,
+            subscription=self.number,
+            topic=topic.name,
+            topic_id=topic.id,
+            epoch=topic.epoch,
+            name=self.source.name,
+            next_offset=topic.next_offset,
+            epochs=[(e.epoch, e.start, e.lossy, e.owner) for e in topic.log_epochs],
+            window_messages=WINDOW_MESSAGES,
+            window_bytes=WINDOW_BYTES,
+            config=config,
+        )
+        asked, epoch = self._asked, topic.epoch
+        link.call(request, encode_frame(frame), lambda reply: self._on_reply(asked, epoch, reply))
+
+    def stop(self) -> None:
+        """Take nothing more of what was asked for."""
+        self._asked += 1
+        self.follows = False
+        link = self.source.link
+        if self.number:
+            self.source.by_number.pop(self.number, None)
+            if link is not None and link.copies.pop(self.number, None) is not None and link.open:
+                request = link.next_id()
+                frame = m.Unsubscribe(request, self.number)
+                link.call(request, encode_frame(frame), lambda reply: None)
+        self.number = 0
+        if self._busy is not None and self._busy is not asyncio.current_task():
+            self._busy.cancel()
+        self._busy = None
+        self._backlog.clear()
+        self._parts.clear()
+        self._parts_bytes = 0
+
+    def _on_reply(self, asked: int, epoch: int, reply: m.Frame | PubsubError) -> None:
+        if asked != self._asked:
+            return
+        topic = self.topic
+        if not isinstance(reply, m.Followed):
+            self._failed(reply if isinstance(reply, PubsubError) else NotOwnerError("unexpected reply"))
+            return
+        theirs = tuple(EpochStart(*entry) for entry in reply.epochs)
+        config = _config(reply.config)
+        newer = not topic.configs or topic.configs[-1].order < config.order
+        if (
+            reply.truncate_to < 0
+            and reply.first_offset <= topic.next_offset
+            and not newer
+            and reached(theirs, topic.next_offset) == topic.epochs
+        ):
+            self._begin(theirs, reply.committed)
+            return
+        self._busy = asyncio.create_task(
+            self._agree(asked, epoch, reply, theirs, config if newer else None),
+            name=f"pubsub: agree with the owner of {topic.name}",
+        )
+
+    async def _agree(
+        self,
+        asked: int,
+        epoch: int,
+        reply: m.Followed,
+        theirs: tuple[EpochStart, ...],
+        config: Config | None,
+    ) -> None:
+        """Make the copy, and what it knows, fit the owner's answer."""
+        topic, copies = self.topic, self.source.node.store.copies
+        try:
+            if reply.truncate_to >= 0:
+                await self._cut(epoch, reply, theirs)
+            elif reply.first_offset > topic.next_offset:
+                await copies.begin_at(topic, reply.first_offset, epoch)
+            else:
+                epochs = reached(theirs, topic.next_offset)
+                if epochs != topic.epochs:
+                    await copies.set_epochs(topic, epochs, epoch)
+                if config is not None:
+                    await copies.set_state(topic, epoch, [config], None)
+                    self.source.report_config(self.number, config)
+                if asked == self._asked:
+                    self._busy = None
+                    self._begin(theirs, reply.committed)
+                return
+        except PubsubError as error:
+            if asked == self._asked:
+                self._failed(error)
+            return
+        if asked == self._asked:
+            self._busy = None
+            self.ask()
+
+    async def _cut(self, epoch: int, reply: m.Followed, theirs: tuple[EpochStart, ...]) -> None:
+        topic, node = self.topic, self.source.node
+        cut = plan_cut(
+            parting=reply.truncate_to,
+            committed=topic.committed,
+            log_end=topic.next_offset,
+            owner_epochs=theirs,
+        )
+        if cut.diverged:
+            await node.damaged(
+                topic,
+                f"it should have everything below {topic.committed}, which is committed, but parts from the log "
+                f"of its owner {topic.owner} at {reply.truncate_to}",
+            )
+            return
+        removed = await node.store.copies.cut(topic, cut.at, epoch, topic.owner)
+        # Also where nothing is behind it: the next question must not name epochs that the owner has not got.
+        await node.store.copies.set_epochs(topic, reached(theirs, cut.at), epoch)
+        if removed:
+            node.orphaned_messages += removed
+            log.warning(
+                "topic %s: %d messages from offset %d on were cut off and kept: its owner %s has not got them "
+                "(see pubsub topic orphans %s)",
+                *(topic.name, removed, cut.at, topic.owner, topic.name),
+            )
+
+    def _failed(self, error: PubsubError) -> None:
+        """It does not follow: ask again in a while, and ask an index if somebody else owns the topic."""
+        self.stop()
+        epoch = error.data.get("epoch")
+        outdated = isinstance(error, NotOwnerError) and epoch != self.topic.epoch
+        self.source.later(self, outdated=outdated, error=error)
+
+    # Taking what comes
+
+    def _begin(self, theirs: tuple[EpochStart, ...], committed: int) -> None:
+        topic = self.topic
+        self._position = self._start = self._whole_to = topic.next_offset
+        self._next_epochs = [entry for entry in theirs if entry.start > topic.next_offset]
+        self.follows = True
+        self._look_if_caught_up(committed)
+        backlog, self._backlog = self._backlog, []
+        for frame in backlog:
+            self.on_frame(frame)
+
+    def on_frame(self, frame: m.Replicate | m.Ended) -> None:
+        """Something came for this subscription."""
+        if isinstance(frame, m.Ended):
+            self._failed(error_from_wire(frame.code, frame.message, frame.data))
+        elif not self.follows:
+            self._backlog.append(frame)
+        elif frame.epoch != self.topic.epoch or frame.start != self._position or frame.stop < frame.start:
+            self._failed(NotOwnerError("what came does not continue the copy", epoch=self.topic.epoch))
+        else:
+            try:
+                self._take(frame)
+            except DamagedFileError as error:
+                log.error("from %s: %s; nothing of it is stored", self.topic.owner, error)
+                self._failed(error)
+
+    def _take(self, frame: m.Replicate) -> None:
+        messages = size_bytes = 0
+        if frame.batch is not None:
+            check_batches(self.topic.name, frame.batch, frame.marks)
+            messages, size_bytes = len(frame.batch.payloads), batch_bytes(frame.batch)
+            self._parts.append((frame.batch, frame.marks))
+            self._parts_bytes += size_bytes + MESSAGE_BYTES * messages
+            if frame.marks:
+                position, text = frame.marks[-1]
+                offsets = frame.batch.offsets
+                first = offsets[position] if offsets else frame.batch.first_offset + position
+                self._whole_to = first + decode_mark(text).messages
+        self._position = frame.stop
+        if self._whole_to > frame.stop > frame.committed:
+            # The rest of the batch is on its way: room for it, whatever the window is.
+            self.source.report(self.number, self.topic.next_offset, messages, size_bytes)
+            return
+        self._store(frame.committed, messages, size_bytes)
+
+    def _store(self, committed: int, messages: int, size_bytes: int) -> None:
+        topic, number, stop = self.topic, self.number, self._position
+        epochs = [entry for entry in self._next_epochs if entry.start <= stop]
+        del self._next_epochs[: len(epochs)]
+
+        def done(error: PubsubError | None) -> None:
+            if self.number != number:
+                return
+            if error is not None:
+                self._failed(error)
+                return
+            self.source.report(number, stop, messages, size_bytes)
+            self._look_if_caught_up(committed)
+
+        work = Received(
+            topic_id=topic.id,
+            epoch=topic.epoch,
+            start=self._start,
+            stop=stop,
+            committed=committed,
+            parts=self._parts,
+            size_bytes=self._parts_bytes,
+            done=done,
+            epochs=epochs,
+        )
+        self._start, self._parts, self._parts_bytes = stop, [], 0
+        self.source.node.store.receive(work)
+
+    def _look_if_caught_up(self, committed: int) -> None:
+        topic = self.topic
+        if not topic.caught_up and topic.next_offset >= committed:
+            self.source.caught_up(topic)
+
+
+def _config(told: m.CopySet) -> Config:
+    return Config(
+        epoch=told.epoch,
+        version=told.version,
+        replicas=tuple(told.replicas),
+        min_in_sync=told.min_in_sync,
+    )
