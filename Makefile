@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 # Two fills of one .venv must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test check bench bench-quick clean
+.PHONY: help demo test check simulate bench bench-quick clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,13 @@ check: $(VENV)/.dev ## format, lint, types, import rules; tests under asyncio de
 	$(BIN)/mypy --strict pubsub
 	$(BIN)/lint-imports
 	PYTHONASYNCIODEBUG=1 $(BIN)/pytest -n $(JOBS) -W error $(wildcard $(addprefix tests/,unit integration conformance scenarios))
+
+SEEDS ?= 1000
+FIRST ?= 0
+SEED ?=
+
+simulate: $(VENV)/.dev ## the rules of replication under faults, SEEDS=n of them from FIRST=n on; SEED=n tells one run's story
+	@$(BIN)/python -m tests.simulation $(SEEDS) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.bench ## all benchmarks (minutes)
 	$(BIN)/python -m benchmarks
