@@ -1,4 +1,4 @@
-"""The parts of those who talk to an index: many peers that live, many clients that look up, many peers that come.
+"""The parts of those who talk to an index: many peers that live, and many clients that look up.
 
 They speak the protocol over links as peers and clients do, without being peers or clients: so that what is measured
 is the index, not they.
@@ -17,9 +17,8 @@ from benchmarks.readings import RunFailedError
 from benchmarks.worker import Cue
 from pubsub.config import Limits
 from pubsub.errors import PubsubError
-from pubsub.model import Address, parse_address
+from pubsub.model import parse_address
 from pubsub.net.link import Link, connect
-from pubsub.net.server import ImmediateHandler, RequestHandler, Server
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import encode_frame
 from pubsub.protocol.handshake import hello
@@ -90,7 +89,7 @@ def _topic(number: int, owner: str, now: int) -> TopicRecord:
     )
 
 
-async def _links(index: str, count: int, role: str) -> list[Link]:
+async def open_links(index: str, count: int, role: str) -> list[Link]:
     address = parse_address(index)
     found: list[Link] = []
     while len(found) < count:
@@ -146,7 +145,7 @@ async def beat(
     cue: Cue, *, index: str, peers: int, connections: int, under_way: int, count: int
 ) -> dict[str, Any]:
     """Heartbeats of all peers in turn."""
-    links = await _links(index, connections, "peer")
+    links = await open_links(index, connections, "peer")
     await cue.ready()
 
     def beats() -> Iterator[Callable[[int], m.Request]]:
@@ -165,7 +164,7 @@ async def look_up(
     cue: Cue, *, index: str, topics: int, connections: int, under_way: int, count: int
 ) -> dict[str, Any]:
     """Lookups of topics drawn by chance."""
-    links = await _links(index, connections, "client")
+    links = await open_links(index, connections, "client")
     names = [topic_name(number) for number in random.Random(1).choices(range(topics), k=count)]
     await cue.ready()
     questions = ((lambda request, name=name: m.Lookup(request, name)) for name in names)
@@ -186,7 +185,7 @@ async def look_up_open_loop(
     cue: Cue, *, index: str, topics: int, connections: int, per_second: int, seconds: float
 ) -> dict[str, Any]:
     """Lookups at a fixed rate; reports how long each took, from the instant when it was due."""
-    links = await _links(index, connections, "client")
+    links = await open_links(index, connections, "client")
     count = int(per_second * seconds)
     names = [topic_name(number) for number in random.Random(2).choices(range(topics), k=count)]
     await cue.ready()
@@ -201,7 +200,7 @@ async def beat_open_loop(
     cue: Cue, *, index: str, peers: int, connections: int, per_second: int, seconds: float
 ) -> dict[str, Any]:
     """Heartbeats of all peers in turn, at a fixed rate."""
-    links = await _links(index, connections, "peer")
+    links = await open_links(index, connections, "peer")
     await cue.ready()
 
     def heartbeat(number: int, request: int) -> m.Request:
@@ -248,89 +247,3 @@ async def _open_loop(
     if wrong:
         raise RunFailedError(f"{len(wrong)} of {count} answers were wrong, one of them {wrong[0]}")
     return took
-
-
-class _Newcomer:
-    """A peer that comes: it listens, so that the index can dial it, registers, announces what it owns, and beats."""
-
-    def __init__(self, number: int, topics: range) -> None:
-        self.immediate: dict[type, ImmediateHandler] = {}
-        self.requests: dict[type, RequestHandler] = {}
-        self.name = f"newcomer-{number:05}"
-        self.incarnation = f"{1 << 60 | number:016x}.1"
-        self._topics = topics
-        self._server = Server(self, "peer", Limits())
-
-    def welcome(self) -> m.Welcome:
-        limits, greeting = Limits(), hello("peer", self.name)
-        return m.Welcome(
-            major=greeting.major,
-            minor=greeting.minor,
-            software=greeting.software,
-            role="peer",
-            name=self.name,
-            incarnation=self.incarnation,
-            frame_bytes=limits.frame_bytes,
-            message_bytes=limits.message_bytes,
-        )
-
-    async def listen(self) -> None:
-        self._address = await self._server.listen(Address("127.0.0.1", 0))
-
-    async def come(self, link: Link) -> None:
-        now = time.time_ns() // 1000
-        registered = await link.request(
-            m.Register(
-                id=link.next_id(),
-                name=self.name,
-                address=str(self._address),
-                incarnation=self.incarnation,
-                software="bench",
-                started_us=now,
-            ),
-            REQUEST_SECONDS,
-        )
-        if not isinstance(registered, m.Registered) or not registered.reachable:
-            raise RunFailedError(f"the index answered {registered}")
-        copies = [
-            m.CopyState(
-                id=(1 << 40) + number,
-                topic=f"new.{topic_name(number)}",
-                role="owner",
-                owner=self.name,
-                epoch=1,
-                created_us=now,
-            )
-            for number in self._topics
-        ]
-        announced = await link.request(
-            m.Announce(id=link.next_id(), name=self.name, incarnation=self.incarnation, copies=copies),
-            REQUEST_SECONDS,
-        )
-        if not isinstance(announced, m.Reconciled) or announced.deleted or announced.set_aside:
-            raise RunFailedError(f"the index answered {announced}")
-        beaten = await link.request(
-            m.Heartbeat(id=link.next_id(), name=self.name, incarnation=self.incarnation, load=LOAD),
-            REQUEST_SECONDS,
-        )
-        if not isinstance(beaten, m.HeartbeatReply) or not beaten.known:
-            raise RunFailedError(f"the index answered {beaten}")
-
-    async def leave(self) -> None:
-        await self._server.close(0.0)
-
-
-async def come(cue: Cue, *, index: str, peers: int, topics_each: int) -> dict[str, Any]:
-    """Peers come, all at once; reports when the last one was registered, announced and heard."""
-    newcomers = [
-        _Newcomer(number, range(number * topics_each, (number + 1) * topics_each)) for number in range(peers)
-    ]
-    for newcomer in newcomers:
-        await newcomer.listen()
-    links = await _links(index, peers, "peer")
-    await cue.ready()
-    began = time.perf_counter()
-    await asyncio.gather(*(newcomer.come(link) for newcomer, link in zip(newcomers, links, strict=True)))
-    seconds = time.perf_counter() - began
-    await asyncio.gather(*(newcomer.leave() for newcomer in newcomers))
-    return {"seconds": seconds}

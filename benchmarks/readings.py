@@ -150,7 +150,7 @@ def _lines(scenario: Scenario, subject: Subject, mine: Sequence[Repetition]) -> 
     targets = {target.metric: target for target in scenario.targets if target.subject == subject.name}
     metrics = dict.fromkeys(metric for r in mine for metric in r.figures)
     metrics |= dict.fromkeys(targets if failed else ())
-    lines = []
+    lines: list[Line] = []
     for metric in metrics or ({"": None} if failed or skipped else {}):
         values = [r.figures[metric] for r in mine if metric in r.figures]
         target = targets.get(metric)

@@ -33,7 +33,7 @@ PARTS = {
     "beat-open-loop": "benchmarks.indexing:beat_open_loop",
     "look-up": "benchmarks.indexing:look_up",
     "look-up-open-loop": "benchmarks.indexing:look_up_open_loop",
-    "come": "benchmarks.indexing:come",
+    "come": "benchmarks.newcomers:come",
     "write-and-sync": "benchmarks.limits:write_and_sync",
     "sqlite-insert": "benchmarks.limits:sqlite_insert",
     "sqlite-read": "benchmarks.limits:sqlite_read",

@@ -27,7 +27,7 @@ SMALL_BYTES = 100
 RAW = "limit: sqlite3.executemany, 1,000 rows a commit"
 OVER_RAW = "rate / sqlite3.executemany"
 BEST_NATS = (NATS_ALWAYS.name, NATS_BATCHES.name, NATS_DEFAULT.name)
-_OVER = {
+_OVER: dict[str | tuple[str, ...], str] = {
     REDIS_ALWAYS.name: f"rate / {REDIS_ALWAYS.name}",
     REDIS_EVERYSEC.name: f"rate / {REDIS_EVERYSEC.name}",
     BEST_NATS: "rate / the best NATS",

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.readings import RunFailedError
 from benchmarks.stage import READY_SECONDS, Stage, free_port
+from benchmarks.systems.inbox import Inbox
 from benchmarks.systems.names import Running
 
 SUBJECT = "bench"
@@ -117,10 +118,7 @@ class Driver:
     def __init__(self, address: str, batches: bool) -> None:
         self._address = address
         self._batches = batches
-        self._early: list[bytes] = []
-        self._take: Callable[[bytes], object] = self._early.append
-        self._left = 0
-        self._all = asyncio.Event()
+        self._messages = Inbox()
 
     async def open(self) -> None:
         import nats
@@ -199,20 +197,10 @@ class Driver:
         )
 
     async def _on_message(self, message: Any) -> None:
-        self._take(message.data)
-        self._left -= 1
-        if self._left == 0:
-            self._take = self._early.append
-            self._all.set()
+        self._messages.put(message.data)
 
     async def receive(self, take: Callable[[bytes], object], count: int) -> None:
-        early, self._early[:count] = self._early[:count], []
-        for payload in early:
-            take(payload)
-        if len(early) < count:
-            self._left, self._take = count - len(early), take
-            self._all.clear()
-            await self._all.wait()
+        await self._messages.receive(take, count)
 
 
 class _Acks:

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.readings import RunFailedError
 from benchmarks.stage import Stage
 from benchmarks.systems import rabbitmq
+from benchmarks.systems.inbox import Inbox
 from benchmarks.systems.names import Running
 
 EXCHANGE = "bench"
@@ -50,10 +51,7 @@ class Driver:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._early: list[bytes] = []
-        self._take: Callable[[bytes], object] = self._early.append
-        self._left = 0
-        self._all = asyncio.Event()
+        self._inbox = Inbox()
         self._published = 0
         self._confirmed = 0
         self._refused = False
@@ -144,16 +142,12 @@ class Driver:
         await _answered(receiver.basic_consume, queue=queue, on_message_callback=self._on_message)
 
     def _on_message(self, channel: Any, method: Any, properties: Any, payload: bytes) -> None:
-        self._take(payload)
+        self._inbox.put(payload)
         self._last_tag = method.delivery_tag
         if self._last_tag - self._acked_tag >= ACK_EVERY:
             self._acknowledge()
         elif self._acking is None:
             self._acking = asyncio.get_running_loop().call_later(ACK_SECONDS, self._acknowledge)
-        self._left -= 1
-        if self._left == 0:
-            self._take = self._early.append
-            self._all.set()
 
     def _acknowledge(self) -> None:
         if self._acking is not None:
@@ -164,13 +158,7 @@ class Driver:
             self._acked_tag = self._last_tag
 
     async def receive(self, take: Callable[[bytes], object], count: int) -> None:
-        early, self._early[:count] = self._early[:count], []
-        for payload in early:
-            take(payload)
-        if len(early) < count:
-            self._left, self._take = count - len(early), take
-            self._all.clear()
-            await self._all.wait()
+        await self._inbox.receive(take, count)
 
 
 async def _answered(call: Callable[..., Any], **arguments: Any) -> None:

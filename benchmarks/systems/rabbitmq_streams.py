@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.readings import RunFailedError
 from benchmarks.stage import Stage
 from benchmarks.systems import rabbitmq
+from benchmarks.systems.inbox import Inbox
 from benchmarks.systems.names import Running
 
 STREAM = "bench"
@@ -21,7 +22,8 @@ BATCH_BYTES = 200_000
 IN_FLIGHT_BYTES = 8 * BATCH_BYTES
 CREDITS = 100
 CONFIRM_SECONDS = 60
-USER = {"username": "guest", "password": "guest"}
+GUEST = "guest"
+"""User and password of a new node, for loopback only."""
 
 
 class System:
@@ -40,7 +42,7 @@ class System:
         from rstream import Producer
 
         node, ports = await rabbitmq.start_node(stage)
-        async with Producer("127.0.0.1", ports["stream_port"], **USER) as producer:
+        async with Producer("127.0.0.1", ports["stream_port"], username=GUEST, password=GUEST) as producer:
             await producer.create_stream(STREAM)
         return Running(system="rabbitmq-stream", where={"port": ports["stream_port"]}, store=node)
 
@@ -50,10 +52,7 @@ class Driver:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._early: list[bytes] = []
-        self._take: Callable[[bytes], object] = self._early.append
-        self._left = 0
-        self._all = asyncio.Event()
+        self._inbox = Inbox()
         self._free = 0
         self._refused = ""
         self._confirmed = asyncio.Event()
@@ -61,8 +60,8 @@ class Driver:
     async def open(self) -> None:
         from rstream import Consumer, Producer
 
-        self._producer = Producer("127.0.0.1", self._port, **USER)
-        self._consumer = Consumer("127.0.0.1", self._port, **USER)
+        self._producer = Producer("127.0.0.1", self._port, username=GUEST, password=GUEST)
+        self._consumer = Consumer("127.0.0.1", self._port, username=GUEST, password=GUEST)
         await self._producer.start()
         await self._consumer.start()
 
@@ -111,17 +110,7 @@ class Driver:
         )
 
     def _on_message(self, payload: Any, context: Any) -> None:
-        self._take(payload)
-        self._left -= 1
-        if self._left == 0:
-            self._take = self._early.append
-            self._all.set()
+        self._inbox.put(payload)
 
     async def receive(self, take: Callable[[bytes], object], count: int) -> None:
-        early, self._early[:count] = self._early[:count], []
-        for payload in early:
-            take(payload)
-        if len(early) < count:
-            self._left, self._take = count - len(early), take
-            self._all.clear()
-            await self._all.wait()
+        await self._inbox.receive(take, count)

@@ -114,7 +114,9 @@ class Driver:
     def _connect(self) -> Any:
         from redis.connection import Connection
 
-        connection = Connection(host="127.0.0.1", port=self._port, socket_read_size=1 << 18)
+        connection: Any = Connection(  # type: ignore[no-untyped-call]
+            host="127.0.0.1", port=self._port, socket_read_size=1 << 18
+        )
         connection.connect()
         return connection
 
@@ -124,7 +126,7 @@ class Driver:
 
         self._client = redis.Redis(host="127.0.0.1", port=self._port)
         self._connection = self._connect()
-        self._shared = Connection(host="127.0.0.1", port=self._port)
+        self._shared: Any = Connection(host="127.0.0.1", port=self._port)
         await self._shared.connect()
         self._sending = asyncio.create_task(self._send_pending(), name="benchmark: redis pipelines")
 
@@ -154,7 +156,7 @@ class Driver:
             self._add_by_hand(remaining)
             return
         while part := list(islice(remaining, PIPELINE)):
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline: Any = self._client.pipeline(transaction=False)
             for command in part:
                 pipeline.execute_command(*command)
             pipeline.execute()

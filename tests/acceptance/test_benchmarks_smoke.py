@@ -20,6 +20,10 @@ from benchmarks.readings import (
 )
 from benchmarks.report import cells
 from benchmarks.scenarios.all import SCENARIOS
+from benchmarks.scenarios.live import DELIVERIES, one_to
+from benchmarks.stage import Stage
+from benchmarks.systems.all import NATS_BATCHES, OTHERS, OURS, REDIS_TWO_PIPELINES
+from benchmarks.systems.names import System
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -59,6 +63,18 @@ async def test_a_quick_scenario_runs_whole_and_writes_json_lines(name: str, tmp_
             line["metric"] == target.metric and line["target"] for line in lines
         )
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    "system", [OURS, *OTHERS, NATS_BATCHES, REDIS_TWO_PIPELINES[0]], ids=lambda system: system.name
+)
+async def test_every_system_that_is_here_carries_every_message_in_order(system: System) -> None:
+    if missing := system.missing():
+        pytest.skip(missing)
+    async with Stage(quick=True) as stage:
+        figures = await one_to(2, system, stage, count=2300, size_bytes=100)
+        assert figures[DELIVERIES] > 0
+        assert system.promise
 
 
 async def test_an_unknown_scenario_is_a_usage_error_that_names_those_there_are() -> None:
