@@ -111,11 +111,10 @@ class Node:
     def on_append(self, topic: Topic, appended: Appended) -> None:
         """A commit added messages to a topic."""
         self.deliveries.on_append(topic, appended)
-        owned = self.replicas.find(topic) if topic.replicas else None
-        if owned is None:
+        if topic.replicas:  # groups have it once it is committed
+            self.replicas.on_append(topic, appended)
+        else:
             self.groups.on_append(topic, appended)
-        else:  # groups have it once it is committed
-            self.replicas.on_append(owned, appended)
         self.retention.on_append(topic)
 
     async def on_trimmed(self, topic: Topic) -> None:

@@ -102,7 +102,9 @@ class Publishing:
             NotOwnerError: the topic is being handed over.
         """
         owned = self._node.replicas.find(topic)
-        refusal = None if owned is None else owned.refusal()
+        if owned is None:
+            raise NotOwnerError(f"topic {topic.name} is changing hands; ask for its owner again")
+        refusal = owned.refusal()
         if refusal is not None and (frame.acks != ACKS_OWNER or isinstance(refusal, NotOwnerError)):
             raise refusal
 

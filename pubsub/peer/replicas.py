@@ -120,8 +120,11 @@ class Replicas:
 
     # What happens
 
-    def on_append(self, owned: Owned, appended: Appended) -> None:
-        """A commit of this peer has added to a topic."""
+    def on_append(self, topic: Topic, appended: Appended) -> None:
+        """A commit of this peer has added to a replicated topic."""
+        owned = self._owned.get(topic.id)
+        if owned is None:  # it is changing hands
+            return
         keep = self._node.groups.has_groups(owned.topic)
         owned.appended(appended, self.now(), keep=keep)
         self._awake.add(owned)
@@ -149,7 +152,7 @@ class Replicas:
         owned = self._owned.get(topic.id)
         if owned is not None:
             owned.wait(stop, answer)
-        elif topic.owned:
+        elif topic.owned and not topic.replicas:
             answer(None, None)
         else:
             error = NotOwnerError(f"peer {self._node.name} does not own topic {topic.name} any more")

@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain, count
+from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -104,10 +104,8 @@ def _not_the_copy() -> NotOwnerError:
 @cache
 def _insert_cells(rows: int) -> str:
     """Insert whole rows. Parameters: topic id, then offset, time, key, headers, payload and mark of each row."""
-    parameters = count(2)
     values = ",".join(
-        "(?1," + ",".join(f"?{number}" for number, _ in zip(parameters, range(6), strict=False)) + ")"
-        for _ in range(rows)
+        f"(?1,{','.join(f'?{number}' for number in range(6 * row + 2, 6 * row + 8))})" for row in range(rows)
     )
     return f"INSERT INTO messages VALUES {values}"
 

@@ -1,0 +1,138 @@
+"""Owners that vanish, leave, or come back: another copy goes on, and nothing that was committed is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pubsub
+from tests.integration.peer.replicated import Cluster, cluster
+from tests.waiting import wait_until
+
+THREE = ("alice", "bob", "carol")
+
+
+async def replicated(site: Cluster, owner: str = "alice") -> pubsub.Client:
+    client = await site.client()
+    await client.create_topic("t", on=owner, policy={"replicas": 3})
+    await site.in_sync("t", *THREE)
+    return client
+
+
+async def test_another_copy_goes_on_when_the_owner_vanishes_and_nothing_is_lost_or_doubled(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        read: list[bytes | None] = []
+
+        async def subscribe() -> None:
+            async with client.subscribe("t", start="earliest") as messages:
+                async for message in messages:
+                    read.append(message.payload)
+                    assert message.offset == len(read) - 1
+
+        reading = asyncio.create_task(subscribe(), name="reader")
+        published: list[bytes] = []
+
+        async def publish() -> None:
+            for number in range(1000):
+                await client.publish("t", b"%d" % number)
+                published.append(b"%d" % number)
+
+        publishing = asyncio.create_task(publish(), name="publisher")
+        await wait_until(lambda: len(published) > 100)
+        await site.kill("alice")
+        await asyncio.wait_for(publishing, 30)
+        await wait_until(lambda: len(read) == 1000, 15)
+        assert read == published
+        reading.cancel()
+        assert site.owner("t") in ("bob", "carol")
+        await site.in_sync("t", "bob", "carol")
+        rows = await site.equal("t")
+        assert [row[4] for row in rows] == published
+
+
+async def test_a_peer_that_stops_hands_its_topics_over_within_a_second(tmp_path: Path):
+    async with cluster(tmp_path, *THREE, ttl_seconds=6) as site:
+        client = await replicated(site)
+        longest = 0.0
+        count = 0
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            nonlocal longest, count
+            while not stop.is_set():
+                began = time.monotonic()
+                assert await client.publish("t", b"%d" % count) == count
+                longest = max(longest, time.monotonic() - began)
+                count += 1
+
+        publishing = asyncio.create_task(publish(), name="publisher")
+        await wait_until(lambda: count > 50)
+        await site.stop("alice")
+        before = count
+        await wait_until(lambda: count > before + 50)
+        stop.set()
+        await publishing
+        assert longest < 2.0
+        rows = await site.equal("t")
+        assert [row[4] for row in rows] == [b"%d" % number for number in range(count)]
+
+
+async def test_an_owner_that_comes_back_follows_and_what_it_alone_had_is_kept_as_orphans(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"a", b"b"])
+        await site.equal("t")
+        node = site.peers["alice"]._node
+        for feeding in list(node.replicas.find(site.held("alice", "t")).feedings.values()):  # type: ignore[union-attr]
+            feeding.pump = lambda: None  # type: ignore[method-assign]
+        publishing = asyncio.create_task(client.publish("t", b"c"), name="publisher")
+        await wait_until(lambda: site.held("alice", "t").next_offset == 3)
+        assert site.held("alice", "t").committed == 2
+        await site.kill("alice")
+        assert await asyncio.wait_for(publishing, 20) == 2  # sent again, to the next owner
+        assert await client.publish("t", b"d") == 3
+        await site.start("alice")
+        await site.in_sync("t", *THREE)
+        rows = await site.equal("t")
+        assert [row[4] for row in rows] == [b"a", b"b", b"c", b"d"]
+        orphaned = await site.peers["alice"]._node.store.look(
+            lambda c: c.exec_driver_sql("SELECT offset, payload FROM orphaned_messages").all()
+        )
+        assert [tuple(row) for row in orphaned] == [(2, b"c")]
+
+
+async def test_two_owners_in_a_row_vanish_and_return(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"%d" % n for n in range(100)])
+        for _ in range(2):
+            owner = site.owner("t")
+            await site.kill(owner)
+            await client.publish_many("t", [b"x"] * 10)
+            await site.start(owner)
+            await site.in_sync("t", *THREE)
+        rows = await site.equal("t")
+        assert len(rows) == 120
+        epochs = [site.held(name, "t").epochs for name in THREE]
+        assert epochs[0] == epochs[1] == epochs[2]
+        assert len(epochs[0]) == 3
+
+
+async def test_publishing_is_refused_with_too_few_copies_and_goes_on_when_they_are_back(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        topic = site.held("alice", "t")
+        await site.peers["alice"].set_policy("t", replica_lag="1s")
+        await site.kill("bob")
+        await site.in_sync("t", "alice", "carol")
+        assert await client.publish("t", b"a") == 0
+        await site.kill("carol")
+        await site.in_sync("t", "alice")
+        publishing = asyncio.create_task(client.publish("t", b"b"), name="publisher")
+        await asyncio.sleep(0.5)
+        assert not publishing.done()
+        assert topic.committed == 1
+        await site.start("carol")
+        assert await asyncio.wait_for(publishing, 20) == 1
