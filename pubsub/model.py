@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import msgspec
 
@@ -226,17 +226,30 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     topic: TopicInfo | None = None
 
 
+class Offset(int):
+    """The offset of a message of a replicated topic, and the peers that had it on disk when it was acknowledged."""
+
+    in_sync: Sequence[str]
+
+    def __new__(cls, offset: int, in_sync: Sequence[str]) -> Self:
+        self = super().__new__(cls, offset)
+        self.in_sync = in_sync
+        return self
+
+
 class Offsets(Sequence[int]):
     """The offsets of published messages, in the order in which they were given: a compact sequence of int.
 
     Holds one entry for each run of consecutive offsets, so that millions cost little memory.
     """
 
-    __slots__ = ("_length", "_runs")
+    __slots__ = ("_length", "_runs", "in_sync")
 
-    def __init__(self, runs: Sequence[range] = ()) -> None:
+    def __init__(self, runs: Sequence[range] = (), in_sync: Sequence[str] | None = None) -> None:
         self._runs: list[range] = []
         self._length = 0
+        self.in_sync = in_sync
+        """Of a replicated topic: the peers that had all of them on disk when they were acknowledged."""
         for run in runs:
             self._add(run)
 
@@ -246,6 +259,13 @@ class Offsets(Sequence[int]):
         elif run:
             self._runs.append(run)
         self._length += len(run)
+
+    def _had_by(self, in_sync: Sequence[str] | None) -> None:
+        """Some of them are on these peers."""
+        if self.in_sync is None or in_sync is None:
+            self.in_sync = in_sync
+        elif in_sync != self.in_sync:
+            self.in_sync = [peer for peer in self.in_sync if peer in in_sync]
 
     @property
     def runs(self) -> tuple[range, ...]:

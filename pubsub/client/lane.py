@@ -44,10 +44,13 @@ log = logging.getLogger("pubsub.client")
 
 
 class Lane:
-    """The way of one client's messages into one topic."""
+    """The way of one client's messages into one topic; all of them are acknowledged on the same condition."""
 
-    def __init__(self, topic: str, routes: Routes, settings: ClientSettings, limits: Limits) -> None:
+    def __init__(
+        self, topic: str, routes: Routes, settings: ClientSettings, limits: Limits, acks: int = 0
+    ) -> None:
         self.topic = topic
+        self._acks = acks
         self._routes = routes
         self._settings = settings
         self._limits = limits
@@ -184,6 +187,7 @@ class Lane:
             batch.message_ids,
             batch.conditions.deliver_us,
             batch.conditions.delay_us,
+            self._acks,
         )
         encoded = encode_frame(frame)  # first: a batch that cannot be sent must not take a sequence number
         most_bytes = self._limits.frame_bytes if link.welcome is None else link.welcome.frame_bytes
@@ -221,9 +225,11 @@ class Lane:
         error = (
             reply if isinstance(reply, PubsubError) else ConnectionLostError(f"unexpected reply {reply!r}")
         )
-        if not isinstance(error, ConnectionLostError) and not _fate_unknown_after(error):
+        if not _fate_unknown_after(error):
             batch.fate_unknown = False
             batch.rejection = error
+        elif isinstance(error, NotOwnerError):
+            self._routes.forget(self.topic)
         if self._trouble is None:
             self._trouble = error
         self._start_recovery()
@@ -398,5 +404,8 @@ def _new_producer() -> int:
 
 
 def _fate_unknown_after(error: PubsubError) -> bool:
-    """Whether an error reply leaves open if the batch was stored: a relay that lost the owner, say."""
-    return error.code in ("connection_lost", "timeout", "internal")
+    """Whether an error reply leaves open if the batch was stored: a relay that lost the owner, say.
+
+    An owner that has stored it and does not own the topic any more, or lacks copies to commit it, says so.
+    """
+    return error.code in ("connection_lost", "timeout", "internal") or error.data.get("fate") == "unknown"

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
+from pubsub.core.sequence import runs_of
 from pubsub.errors import PubsubError
+from pubsub.model import Offset, Offsets
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import column_bytes
 
@@ -86,6 +88,8 @@ class OutgoingBatch:
     def succeed(self, published: m.Published) -> None:
         first = published.first_offset
         offsets: Sequence[int] = published.offsets or range(first, first + len(self.payloads))
+        if published.in_sync is not None:
+            offsets = with_holders(offsets, published.in_sync, whole=self.whole is not None)
         if self.whole is not None:
             if not self.whole.done():
                 self.whole.set_result(offsets)
@@ -99,3 +103,11 @@ class OutgoingBatch:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+
+
+def with_holders(offsets: Sequence[int], in_sync: Sequence[str], *, whole: bool) -> Sequence[int]:
+    """Offsets in a replicated topic, that also say who has the messages."""
+    if not whole:
+        return [Offset(offset, in_sync) for offset in offsets]
+    runs = [offsets] if isinstance(offsets, range) else [range(f, f + n) for f, n in runs_of(offsets)]
+    return Offsets(runs, in_sync)

@@ -34,6 +34,9 @@ from pubsub.protocol.batch import BATCH_MESSAGES, encode_headers
 
 AnyWaiter = Waiter | BatchWaiter
 
+ACKS = {None: 0, "owner": 1, "all": 2}
+"""What an application says -> `Publish.acks`."""
+
 
 class PublishVerbs:
     """Mixed into `Client`."""
@@ -58,6 +61,7 @@ class PublishVerbs:
         expect_offset: int | None = None,
         delay_seconds: float | None = None,
         deliver_at: datetime | None = None,
+        acks: str | None = None,
     ) -> int:
         """Store one message and return its offset. It is on disk when this returns.
 
@@ -72,14 +76,20 @@ class PublishVerbs:
             delay_seconds: Hold it for so long. It is on disk when this returns, but not in the log yet: what is
                 returned is its schedule id, which `scheduled` lists and `cancel_scheduled` takes.
             deliver_at: Likewise until this time, an aware datetime; one that has passed means now.
+            acks: Of a replicated topic: "all" returns once it is committed, on every copy that is in sync; it is the
+                default. "owner" once it is on the owner's disk: it may be lost with the owner. What is returned is
+                an `Offset`, whose `in_sync` says who has it. Publishes with and without `acks="owner"` keep no
+                order among each other unless one is awaited before the next.
 
         Raises:
             MessageTooLargeError, InvalidRequestError: nothing was sent.
+            TooFewCopiesError: fewer than `min_in_sync` copies were in sync until the time was over.
             WrongOffsetError: the log is elsewhere, at `data["next_offset"]`; nothing was stored.
             TopicNotFoundError: there is no such topic.
             TimeoutExpiredError: not acknowledged in time; its text says whether it may have been stored.
         """
-        lane = self._lanes.get(topic) or self._lane(topic)
+        lane = self._lanes.get(topic) if acks is None else None
+        lane = lane or self._lane(topic, acks)
         headers_text = None if headers is None else encode_headers(headers)
         if type(payload) is not bytes or key is not None or message_id is not None:
             payload, key, headers_text, message_id = message_columns(
@@ -121,6 +131,7 @@ class PublishVerbs:
         expect_offset: int | None = None,
         delay_seconds: float | None = None,
         deliver_at: datetime | None = None,
+        acks: str | None = None,
     ) -> Offsets:
         """Store messages in their order and return their offsets. All are on disk when this returns.
 
@@ -132,12 +143,13 @@ class PublishVerbs:
                 their end first: at most 10,000 messages that fit one frame (16 MiB).
             expect_offset: With `atomic`: store them only if the first one gets this offset.
             delay_seconds, deliver_at: As for `publish`; what is returned are schedule ids.
+            acks: As for `publish`; `in_sync` of what is returned says who has all of them.
 
         Raises:
             PubsubError: one failed; no more are read. `acknowledged` of the error holds the offsets of those
                 that are stored, `data["index"]` which message it was, where it was one.
         """
-        lane = self._lanes.get(topic) or self._lane(topic)
+        lane = self._lane(topic, acks)
         conditions = check_conditions(expect_offset, delay_seconds, deliver_at)
         if isinstance(messages, bytes | bytearray | memoryview | str) or not isinstance(
             messages, Iterable | AsyncIterable
@@ -216,11 +228,28 @@ class PublishVerbs:
             await lane.room()
             yield lane.add_batch(columns, conditions)
 
-    def _lane(self, topic: str) -> Lane:
+    def _lane(self, topic: str, acks: str | None) -> Lane:
+        """The way into a topic, one for each condition: a producer's numbers are those of one of them."""
         self._check_open()
         check_topic_name(topic)
-        lane = self._lanes[topic] = Lane(topic, self._routes, self._settings, self._limits)
+        number = check_acks(acks)
+        name = topic if acks != "owner" else f"{topic}/owner"  # no topic is called so
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = Lane(topic, self._routes, self._settings, self._limits, number)
+            self._lanes[name] = lane
         return lane
+
+
+def check_acks(acks: Any) -> int:
+    """`Publish.acks` for what an application says.
+
+    Raises:
+        InvalidRequestError: it is none of the words.
+    """
+    if not (acks is None or isinstance(acks, str)) or acks not in ACKS:
+        raise InvalidRequestError(f'acks is "owner" or "all", not {shown(acks)}')
+    return ACKS[acks]
 
 
 def _single(
@@ -248,7 +277,15 @@ async def _read_whole(messages: AsyncIterable[Outgoing], limits: Limits) -> list
 
 
 def _add(result: int | Sequence[int], offsets: Offsets) -> None:
-    if isinstance(result, int):
+    holders = getattr(result, "in_sync", None)
+    if holders is not None and len(offsets) == 0:
+        offsets.in_sync = holders
+    else:
+        offsets._had_by(holders)
+    if isinstance(result, Offsets):
+        for run in result.runs:
+            offsets._add(run)
+    elif isinstance(result, int):
         offsets._add(range(result, result + 1))
     elif isinstance(result, range):
         offsets._add(result)

@@ -22,6 +22,7 @@ from pubsub.client.outgoing import (
     check_size,
     message_columns,
 )
+from pubsub.client.publish_verbs import check_acks
 from pubsub.client.routes import Route, Routes
 from pubsub.config import (
     DEFAULT_INDEX,
@@ -237,6 +238,7 @@ class Peer(Client):
         expect_offset: int | None = None,
         delay_seconds: float | None = None,
         deliver_at: datetime | None = None,
+        acks: str | None = None,
     ) -> int:
         """See `Client.publish`; to a topic of its own it needs neither a socket nor an index."""
         own = self._own(topic)
@@ -250,7 +252,9 @@ class Peer(Client):
                 expect_offset=expect_offset,
                 delay_seconds=delay_seconds,
                 deliver_at=deliver_at,
+                acks=acks,
             )
+        check_acks(acks)
         assert self._store is not None
         data, key, text, message_id = message_columns(
             payload, check_key(key), encode_headers(headers), message_id

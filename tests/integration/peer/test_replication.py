@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from pubsub.errors import InvalidRequestError
+from pubsub.model import Offset
 from tests.integration.peer.replicated import cluster
 from tests.waiting import wait_until
 
@@ -35,3 +39,42 @@ async def test_subscribers_get_what_is_committed(tmp_path: Path):
             for number in range(20):
                 await client.publish("t", b"%d" % number)
                 assert (await anext(messages)).payload == b"%d" % number
+
+
+async def test_the_result_says_who_has_it(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await site.client()
+        await client.create_topic("t", policy={"replicas": 3})
+        await client.create_topic("alone", on="alice")
+        await site.in_sync("t", *THREE)
+        offset = await client.publish("t", b"a")
+        assert offset == 0
+        assert isinstance(offset, Offset)
+        assert set(offset.in_sync) == set(THREE)
+        offsets = await client.publish_many("t", [b"b"] * 3000, acks="all")
+        assert list(offsets) == list(range(1, 3001))
+        assert set(offsets.in_sync or ()) == set(THREE)
+        owner = site.owner("t")
+        one = await client.publish("t", b"c", acks="owner")
+        assert one == 3001
+        assert isinstance(one, Offset)
+        assert one.in_sync[0] == owner
+        whole = await client.publish_many("t", [b"d", b"e"], atomic=True)
+        assert set(whole.in_sync or ()) == set(THREE)
+        assert type(await client.publish("alone", b"x", acks="all")) is int
+        assert (await client.publish_many("alone", [b"x"])).in_sync is None
+        for wrong in ("none", 1, b"all"):
+            with pytest.raises(InvalidRequestError, match='acks is "owner" or "all"'):
+                await client.publish("t", b"x", acks=wrong)  # type: ignore[arg-type]
+
+
+async def test_a_peer_publishes_to_its_own_replicated_topic(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        alice = site.peers["alice"]
+        await alice.create_topic("t", policy={"replicas": 3})
+        await site.in_sync("t", *THREE)
+        offset = await alice.publish("t", b"a")
+        assert isinstance(offset, Offset)
+        assert set(offset.in_sync) == set(THREE)
+        assert await alice.publish("t", b"b", acks="owner") == 1
+        assert (await site.peers["bob"].publish("t", b"c")) == 2
