@@ -62,7 +62,11 @@ class Child:
         return self.errors.read_text(errors="replace")[-2000:].strip()
 
     async def end(self) -> None:
-        """Ask it to end, then make it."""
+        """Ask it to end, then make it. What is more than one process is not asked: that may take it seconds."""
+        if self._starts_others and self.process.returncode is None:
+            for process in self._ps.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         for number in (signal.SIGCONT, signal.SIGTERM):  # a stopped process would not hear the second
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -150,7 +154,10 @@ class Stage:
         environment: dict[str, str] | None = None,
         starts_others: bool = False,
     ) -> Child:
-        """Start a server, with `environment` besides ours. `starts_others`: it is more than one process."""
+        """Start a server, with `environment` besides ours.
+
+        `starts_others`: it is more than one process, and none of them minds being killed.
+        """
         started = await self._start(name, argv, asyncio.subprocess.DEVNULL, environment)
         child = Child(name, *started, starts_others=starts_others)
         self._children.append(child)

@@ -92,7 +92,7 @@ async def _answers(port: int) -> bool:
 ALWAYS = System(
     "NATS JetStream, sync always",
     "always",
-    0.04,
+    0.03,
     "on disk (fsync of each message) before the acknowledgement",
     batches=False,
 )
