@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pubsub.cli.messages import Formatter, choose_formatter
+from pubsub.cli.copying import copy_while_read
+from pubsub.cli.group_options import (
+    BackoffSeconds,
+    Group,
+    LeaseSeconds,
+    MaxAttempts,
+    MaxInFlight,
+    Ordered,
+    check_with_group,
+)
+from pubsub.cli.messages import choose_formatter
 from pubsub.cli.options import (
     STREAM_SECONDS,
     FormatOption,
@@ -25,17 +33,12 @@ from pubsub.cli.options import (
     parse_until,
 )
 from pubsub.cli.output import on_terminal
-from pubsub.cli.run import note, run
-from pubsub.cli.stdout import StandardOutput
+from pubsub.cli.run import run
 from pubsub.config import DEFAULT_INDEX
-from pubsub.core.group_options import MOST_IN_FLIGHT
-from pubsub.errors import LateAcknowledgementError
 from pubsub.model import is_pattern
 
 if TYPE_CHECKING:
-    from pubsub.client.group import GroupSubscription
-    from pubsub.client.subscription import Subscription
-    from pubsub.model import Message
+    pass
 
 
 class OnLost(enum.StrEnum):
@@ -57,26 +60,12 @@ def subscribe(
             "zone such as 2026-01-31T09:30:00Z.",
         ),
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--group",
-            metavar="GROUP",
-            show_default=False,
-            help="Share the messages with the group's other members, and acknowledge each after it was printed.",
-        ),
-    ] = None,
-    max_in_flight: Annotated[
-        int | None,
-        typer.Option(
-            "--max-in-flight",
-            metavar="N",
-            min=1,
-            max=MOST_IN_FLIGHT,
-            show_default=False,
-            help="With --group: take at most N messages at once; 100 unless told otherwise.",
-        ),
-    ] = None,
+    group: Group = None,
+    max_in_flight: MaxInFlight = None,
+    lease_seconds: LeaseSeconds = None,
+    max_attempts: MaxAttempts = None,
+    backoff_seconds: BackoffSeconds = None,
+    ordered: Ordered = False,
     durable: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +111,7 @@ def subscribe(
       pubsub subscribe sensors.temp --from 2026-01-31T09:00:00Z --until 2026-01-31T10:00:00Z
       pubsub subscribe 'sensors.>' --from earliest
       pubsub subscribe jobs --group workers --max-in-flight 10
+      pubsub subscribe orders --group billing --ordered --lease-seconds 60 --max-attempts 3
     """
     start = parse_start(where) if where is not None else "latest" if group is None else "earliest"
     format_ = choose_format(chosen, as_json)
@@ -130,8 +120,16 @@ def subscribe(
         raise typer.BadParameter(
             "--durable, --on-lost and --until exclude it: a group keeps its own place", param_hint="--group"
         )
-    if group is None and max_in_flight is not None:
-        raise typer.BadParameter("it is an option of --group", param_hint="--max-in-flight")
+    options = check_with_group(
+        group,
+        {
+            "max_in_flight": max_in_flight,
+            "lease_seconds": lease_seconds,
+            "max_attempts": max_attempts,
+            "backoff_seconds": backoff_seconds,
+            "ordered": ordered,
+        },
+    )
     from pubsub.client.client import Client
 
     async def main() -> None:
@@ -143,77 +141,8 @@ def subscribe(
                 ) as messages:
                     await copy_while_read(messages, formatter, limit)
             else:
-                share = client.subscribe(topic, group=group, start=start, max_in_flight=max_in_flight)
+                share = client.subscribe(topic, group=group, start=start, **options)
                 async with share:
                     await copy_while_read(share, formatter, limit)
 
     run(main())
-
-
-async def copy_while_read(
-    messages: Subscription | GroupSubscription, formatter: Formatter, limit: int | None
-) -> None:
-    """Print messages until there are `limit`, or the reader of stdout has gone away."""
-    output = StandardOutput()
-    copying = asyncio.create_task(_copy(messages, formatter, limit, output), name="pubsub: print messages")
-    closed = asyncio.create_task(output.closed(), name="pubsub: notice that nobody reads")
-    try:
-        await asyncio.wait((copying, closed), return_when=asyncio.FIRST_COMPLETED)
-        if copying.done():
-            copying.result()
-    finally:
-        copying.cancel()
-        closed.cancel()
-        await asyncio.gather(copying, closed, return_exceptions=True)
-
-
-async def _copy(
-    messages: Subscription | GroupSubscription,
-    formatter: Formatter,
-    limit: int | None,
-    output: StandardOutput,
-) -> None:
-    from pubsub.client.group import GroupSubscription
-
-    left = limit
-    while left is None or left > 0:
-        if isinstance(messages, GroupSubscription):
-            count = await _copy_shared(messages, formatter, left, output)
-        else:
-            count = await _copy_batch(messages, formatter, left, output)
-        if not count:
-            return
-        left = None if left is None else left - count
-
-
-async def _copy_batch(
-    messages: Subscription, formatter: Formatter, most: int | None, output: StandardOutput
-) -> int:
-    """Print some messages; returns how many, 0 at the end of the subscription."""
-    from pubsub.client.durable import DurableSubscription
-
-    try:
-        batch: Sequence[Message] = (await messages.next_batch())[:most]
-    except StopAsyncIteration:
-        return 0
-    await output.write(formatter(batch))
-    if len(batch) == most and isinstance(messages, DurableSubscription):
-        await messages.commit(batch[-1])  # the last: no more will be asked for
-    return len(batch)
-
-
-async def _copy_shared(
-    messages: GroupSubscription, formatter: Formatter, most: int | None, output: StandardOutput
-) -> int:
-    """Print some messages, then acknowledge them; returns how many."""
-    batch = await messages.next_batch(most)
-    await output.write(formatter(batch))
-    late = 0
-    for answer in await asyncio.gather(*(message.ack() for message in batch), return_exceptions=True):
-        if isinstance(answer, LateAcknowledgementError):
-            late += 1
-        elif answer is not None:
-            raise answer
-    if late:
-        note(f"{late} of these were acknowledged too late: they go to another member as well")
-    return len(batch)

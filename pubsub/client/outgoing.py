@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pubsub.config import Limits
 from pubsub.core.schedule import delay_fields
-from pubsub.errors import InvalidRequestError, MessageTooLargeError
+from pubsub.errors import InvalidRequestError, MessageTooLargeError, shown
 from pubsub.model import NewMessage
 from pubsub.protocol.batch import BATCH_MESSAGES, check_message_id, encode_headers
 
@@ -115,7 +115,7 @@ def check_conditions(
     if expect_offset is None:
         expect_offset = -1
     elif type(expect_offset) is not int or not 0 <= expect_offset < 2**63:
-        raise InvalidRequestError(f"an expected offset is a number from 0 on, not {expect_offset!r}")
+        raise InvalidRequestError(f"an expected offset is a number from 0 on, not {shown(expect_offset)}")
     deliver_us, delay_us = delay_fields(delay_seconds, deliver_at, time.time_ns() // 1000)
     conditions = Conditions(expect_offset, deliver_us, delay_us)
     if expect_offset != -1 and conditions.later:

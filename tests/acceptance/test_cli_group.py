@@ -42,6 +42,43 @@ def test_a_member_prints_and_acknowledges_its_share_and_another_goes_on(shared_s
     assert show(site, "work")["lag"] == 0
 
 
+def test_who_makes_a_group_chooses_its_options(shared_site: Site) -> None:
+    site = shared_site
+    make(site, "chosen", "a")
+    options = ["--lease-seconds", "60", "--max-attempts", "3", "--backoff-seconds", "0.5", "--ordered"]
+    site.ok("subscribe", "chosen", "--group", "g", *options, "--limit", "1", "--format", "raw")
+    assert show(site, "chosen")["options"] == {
+        "lease_seconds": 60.0,
+        "max_attempts": 3,
+        "backoff_seconds": 0.5,
+        "ordered": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--group", "g", "--lease-seconds", "0"],
+        ["--group", "g", "--lease-seconds", "nan"],
+        ["--group", "g", "--max-attempts", "0"],
+        ["--group", "g", "--max-attempts", "-1"],
+        ["--group", "g", "--backoff-seconds", "-1"],
+        ["--group", "g", "--backoff-seconds", "soon"],
+        ["--lease-seconds", "60"],
+        ["--max-attempts", "3"],
+        ["--backoff-seconds", "0"],
+        ["--ordered"],
+    ],
+)
+def test_a_wrong_option_of_a_group_is_a_usage_error(shared_site: Site, arguments: list[str]) -> None:
+    done = shared_site.run("subscribe", "any", *arguments)
+    assert done.returncode == 2
+    assert (
+        next(word for word in arguments if word.startswith("--") and word != "--group")
+        in done.stderr.decode()
+    )
+
+
 def test_members_share_what_is_published(shared_site: Site) -> None:
     site = shared_site
     site.ok("topic", "create", "shared")
