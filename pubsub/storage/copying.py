@@ -168,6 +168,8 @@ def slice_marks(marks: Marks, start: int, stop: int) -> Marks:
 
 def whole_batches(batch: Batch, marks: Marks) -> Iterator[tuple[str, Batch]]:
     """Each batch of which all messages are in these columns, with its mark."""
+    if not marks:
+        return
     messages = len(batch.payloads)
     ends = [position for position, _ in marks[1:]] + [messages]
     for (position, text), end in zip(marks, ends, strict=True):
