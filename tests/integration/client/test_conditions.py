@@ -100,7 +100,7 @@ async def test_a_known_message_id_is_answered_before_the_offset_is_looked_at(
     assert await client.publish("a.b", b"y", message_id="y", expect_offset=1) == 1
 
 
-@pytest.mark.parametrize("expected", [-1, -5, 2**63, 10**5000, True, "3", 1.0])
+@pytest.mark.parametrize("expected", [-1, -5, 2**63, pytest.param(10**5000, id="huge"), True, "3", 1.0])
 async def test_what_is_no_offset_is_refused(
     peer: pubsub.Peer, client: pubsub.Client, expected: object
 ) -> None:
