@@ -17,6 +17,10 @@ class ViolationError(AssertionError):
     """A rule did not hold."""
 
 
+class RecoveryError(AssertionError):
+    """Everything was mended, and still the cluster does not do its work."""
+
+
 def demand(holds: bool, text: str) -> None:
     if not holds:
         raise ViolationError(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.simulation.checks import Ledger, demand
+from tests.simulation.checks import Ledger, RecoveryError, demand
 from tests.simulation.clients import Publisher, Reader
 from tests.simulation.faults import Faults
 from tests.simulation.indexes import Index
@@ -102,13 +102,13 @@ class World:
         for node in (*self.indexes, *self.peers.values(), *self.publishers, *self.readers):
             node.begin()
 
-    def run(self) -> None:
+    def run(self, mended_within: int = MENDED_WITHIN) -> None:
         """Faults, then none; raises what does not hold."""
         self.begin()
         Faults(self, self._faults).until(FAULTS_UNTIL)
         self.scheduler.run(FAULTS_UNTIL)
         self.mend()
-        self.settle()
+        self.settle(mended_within)
 
     def mend(self) -> None:
         self.scheduler.say("world", "everything is mended")
@@ -117,18 +117,20 @@ class World:
             node.go_on()
             node.restart()
 
-    def settle(self, within: int = MENDED_WITHIN) -> None:
+    def settle(self, within: int) -> None:
         """The last messages are acknowledged, all copies become equal, readers have read everything."""
         for publisher in self.publishers:
             publisher.stopping = True
         done = self.scheduler.run(self.scheduler.now + within, self.quiet)
-        demand(done, f"the cluster does not recover: {self.describe()}")
+        if not done:
+            raise RecoveryError(f"the cluster does not recover: {self.describe()}")
 
     def quiet(self) -> bool:
         record = self.registry.record
         if record is None or record.leaving or not all(publisher.idle for publisher in self.publishers):
             return False
-        if record.life != self.registry.on_view("", 0).life or set(record.in_sync) != set(record.replicas):
+        life = self.registry.on_view("", self.indexes[0].clock()).life
+        if not self.rules.is_confirmed(record, life) or set(record.in_sync) != set(record.replicas):
             return False
         copies = [self.peers[name].copy for name in record.replicas]
         committed = self.ledger.log

@@ -1,0 +1,1 @@
+"""Stories of a cluster, told on a fake clock."""
