@@ -261,6 +261,17 @@ def parse_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Check some parts of a policy, by field, whatever the others are.
+
+    Raises:
+        SettingsError: a value is out of range, or two exclude each other.
+    """
+    if parts.get("min_in_sync") is not None and "replicas" not in parts:
+        parts = {**parts, "replicas": MOST_REPLICAS}
+    Policy(**parts)
+
+
 def make_policy(given: Policy | Mapping[str, Any] | None) -> Policy:
     """A policy from whatever an application may give: a `Policy`, a mapping, or None for the default.
 

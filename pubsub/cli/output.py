@@ -14,8 +14,18 @@ from typing import Any
 
 import msgspec
 
-PEER_FIELDS = ("peer", "address", "alive", "topics", "reachable", "version", "heartbeat_at")
-TOPIC_FIELDS = ("topic", "owner", "epoch", "online", "next_offset", "replicas", "in_sync")
+PEER_FIELDS = (
+    "peer",
+    "address",
+    "alive",
+    "topics",
+    "zone",
+    "draining",
+    "reachable",
+    "version",
+    "heartbeat_at",
+)
+TOPIC_FIELDS = ("topic", "owner", "epoch", "online", "next_offset", "replicas", "in_sync", "problem")
 
 Record = Mapping[str, Any]
 Item = msgspec.Struct | Record

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from pubsub.cli.ask import ask
+from pubsub.cli.drain import drain
 from pubsub.cli.options import (
     LOOKUP_SECONDS,
     Index,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from pubsub.client.client import Client
     from pubsub.model import PeerInfo, TopicInfo
 
-app = typer.Typer(help="Run a peer, or ask about one.")
+app = typer.Typer(help="Run a peer, ask about one, empty one.")
+app.command("drain")(drain)
 
 
 @app.command()

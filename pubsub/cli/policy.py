@@ -8,7 +8,7 @@ import typer
 
 from pubsub.cli.options import checked
 from pubsub.errors import SettingsError
-from pubsub.policy import make_policy
+from pubsub.policy import check_parts, parse_changes
 
 
 def _option(name: str, flag: str, metavar: str, text: str) -> Any:
@@ -16,7 +16,7 @@ def _option(name: str, flag: str, metavar: str, text: str) -> Any:
         flag,
         metavar=metavar,
         show_default=False,
-        callback=checked(lambda value: make_policy({name: value})),
+        callback=checked(lambda value: check_parts(parse_changes({name: value}))),
         help=text,
     )
 
@@ -56,6 +56,31 @@ Dedupe = Annotated[
 ]
 
 
+Replicas = Annotated[
+    str | None,
+    _option("replicas", "--replicas", "N", "On how many peers it lives; all but one of them may vanish."),
+]
+MinInSync = Annotated[
+    str | None,
+    _option(
+        "min_in_sync",
+        "--min-in-sync",
+        "N",
+        "How many copies must have a message; unless given, a majority from three on, else 1.",
+    ),
+]
+ReplicaLag = Annotated[
+    str | None,
+    _option(
+        "replica_lag", "--replica-lag", "TIME", "A copy that is behind for longer is not waited for; 10s."
+    ),
+]
+ReplaceAfter = Annotated[
+    str | None,
+    _option("replace_after", "--replace-after", "TIME", "A copy that is away for longer is replaced; 5m."),
+]
+
+
 def policy_changes(
     max_age: str | None,
     max_messages: str | None,
@@ -63,6 +88,10 @@ def policy_changes(
     until_acknowledged: bool | None,
     compact: bool | None,
     dedupe: str | None,
+    replicas: str | None = None,
+    min_in_sync: str | None = None,
+    replica_lag: str | None = None,
+    replace_after: str | None = None,
 ) -> dict[str, Any]:
     """What was given of them, as `Client.set_policy` takes it.
 
@@ -76,10 +105,14 @@ def policy_changes(
         "until_acknowledged": until_acknowledged,
         "compact": compact,
         "dedupe": dedupe,
+        "replicas": replicas,
+        "min_in_sync": min_in_sync,
+        "replica_lag": replica_lag,
+        "replace_after": replace_after,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     try:
-        make_policy(changes)  # what excludes each other is a usage error too
+        check_parts(parse_changes(changes))  # what excludes each other is a usage error too
     except SettingsError as error:
         raise typer.BadParameter(error.message) from error
     return changes

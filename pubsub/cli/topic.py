@@ -18,13 +18,21 @@ from pubsub.cli.policy import (
     MaxAge,
     MaxBytes,
     MaxMessages,
+    MinInSync,
+    ReplaceAfter,
+    ReplicaLag,
+    Replicas,
     UntilAcknowledged,
     policy_changes,
 )
+from pubsub.cli.replicas import promote, show_or_change
 from pubsub.config import DEFAULT_INDEX
+from pubsub.model import TopicInfo
 from pubsub.policy import format_policy, stored_policy
 
-app = typer.Typer(help="Create, list, show, change and delete topics; messages for later.")
+app = typer.Typer(help="Create, list, show, change and delete topics; where they live; messages for later.")
+app.command("replicas")(show_or_change)
+app.command("promote")(promote)
 
 
 @app.command()
@@ -46,6 +54,10 @@ def create(
     until_acknowledged: UntilAcknowledged = None,
     compact: Compact = None,
     dedupe: Dedupe = None,
+    replicas: Replicas = None,
+    min_in_sync: MinInSync = None,
+    replica_lag: ReplicaLag = None,
+    replace_after: ReplaceAfter = None,
     index: Index = DEFAULT_INDEX,
     as_json: Json = False,
     timeout: Timeout = LOOKUP_SECONDS,
@@ -61,10 +73,24 @@ def create(
       pubsub topic create sensors.temp
       pubsub topic create sensors.temp --on alice --max-age 7d --max-bytes 10GiB
       pubsub topic create settings --compact
+      pubsub topic create orders --replicas 3
     """
-    policy = policy_changes(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe)
+    policy = policy_changes(
+        *(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe),
+        *(replicas, min_in_sync, replica_lag, replace_after),
+    )
     created = ask(index, timeout, lambda client: client.create_topic(topic, on=on, policy=policy))
-    print_done(created, f"created topic {created.topic}, owned by {created.owner}", as_json)
+    print_done(created, f"created topic {created.topic}, {_holders(created)}", as_json)
+
+
+def _holders(created: TopicInfo) -> str:
+    text = f"owned by {created.owner}"
+    if len(created.replicas) > 1:
+        text += f", with replicas on {', '.join(peer for peer in created.replicas if peer != created.owner)}"
+    wanted = stored_policy(created.policy).replicas
+    if len(created.replicas) < wanted:
+        text += f"; {wanted - len(created.replicas)} more will be made once there are peers for them"
+    return text
 
 
 @app.command("list")
@@ -122,12 +148,16 @@ def set_(
     until_acknowledged: UntilAcknowledged = None,
     compact: Compact = None,
     dedupe: Dedupe = None,
+    replicas: Replicas = None,
+    min_in_sync: MinInSync = None,
+    replica_lag: ReplicaLag = None,
+    replace_after: ReplaceAfter = None,
     index: Index = DEFAULT_INDEX,
     as_json: Json = False,
     timeout: Timeout = LOOKUP_SECONDS,
     verbose: Verbose = 0,
 ) -> None:
-    """Change what becomes of a topic's messages.
+    """Change what becomes of a topic's messages, and how many copies there are.
 
     Parts that are not given stay as they are. What a limit takes away is gone for good.
 
@@ -136,8 +166,12 @@ def set_(
       pubsub topic set sensors.temp --max-age 7d --max-bytes 10GiB
       pubsub topic set sensors.temp --max-age off
       pubsub topic set settings --no-compact
+      pubsub topic set orders --replicas 3 --replace-after 1m
     """
-    changes = policy_changes(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe)
+    changes = policy_changes(
+        *(max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe),
+        *(replicas, min_in_sync, replica_lag, replace_after),
+    )
     if not changes:
         raise typer.BadParameter("say what to change, such as --max-age 7d")
     changed = ask(index, timeout, lambda client: client.set_policy(topic, **changes))

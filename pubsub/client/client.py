@@ -16,6 +16,7 @@ from pubsub.client.lane import Lane
 from pubsub.client.policy_verbs import PolicyVerbs
 from pubsub.client.publish_verbs import PublishVerbs
 from pubsub.client.reading_verbs import ReadingVerbs
+from pubsub.client.replica_verbs import ReplicaVerbs
 from pubsub.client.routes import Routes
 from pubsub.client.schedule_verbs import ScheduleVerbs
 from pubsub.client.stream import Stream
@@ -42,7 +43,14 @@ DRAIN_SECONDS = 5.0
 
 
 class Client(
-    PublishVerbs, ReadingVerbs, ScheduleVerbs, GroupVerbs, SubscriptionVerbs, PolicyVerbs, TopicVerbs
+    PublishVerbs,
+    ReadingVerbs,
+    ScheduleVerbs,
+    GroupVerbs,
+    SubscriptionVerbs,
+    PolicyVerbs,
+    TopicVerbs,
+    ReplicaVerbs,
 ):
     """Publishes to and reads from topics; hosts none itself.
 

@@ -9,7 +9,7 @@ from pubsub.client.asking import OwnerVerbs
 from pubsub.client.routes import topics_in
 from pubsub.errors import SettingsError
 from pubsub.model import TopicInfo
-from pubsub.policy import Policy, make_policy, parse_changes
+from pubsub.policy import Policy, check_parts, make_policy, parse_changes
 from pubsub.protocol import messages as m
 
 
@@ -25,8 +25,9 @@ class PolicyVerbs(OwnerVerbs):
         `set_policy("logs", max_age=None)` removes one. A whole `Policy`, or a mapping, replaces all of it.
 
         Args:
-            changes: max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe: as people write
-                them, or as numbers of seconds, messages and bytes; "off" or None for none.
+            changes: max_age, max_messages, max_bytes, until_acknowledged, compact, dedupe, replicas, min_in_sync,
+                replica_lag, replace_after: as people write them, or as numbers of seconds, messages, bytes and
+                copies; "off" or None for none.
 
         Raises:
             SettingsError: a name is unknown, a value is wrong, or two exclude each other; nothing was changed.
@@ -40,7 +41,7 @@ class PolicyVerbs(OwnerVerbs):
             wanted = {field: getattr(whole, field) for field in whole.__struct_fields__}
         else:
             wanted = parse_changes(changes)
-            Policy(**wanted)  # what is wrong whatever the rest is
+            check_parts(wanted)
         if not wanted:
             raise SettingsError("say what to change: max_age, max_messages, max_bytes and the like")
         reply = await self._ask_owner(

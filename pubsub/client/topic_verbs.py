@@ -37,7 +37,8 @@ class TopicVerbs(OwnerVerbs):
         """Create a topic on the peer `on`, or on the least loaded one that is alive.
 
         Args:
-            policy: What becomes of its messages, `{"max_age": "7d", "compact": True}` say; see `set_policy`.
+            policy: What becomes of its messages, and how many copies there are: `{"max_age": "7d", "replicas": 3}`
+                say; see `set_policy`. Where there are fewer peers, the other copies are made later.
 
         Raises:
             TopicExistsError: there is one of this name.

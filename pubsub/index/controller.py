@@ -86,8 +86,8 @@ class Controller:
         """(topic id, epoch, owner): the owner has no copy of it any more."""
         self._heard: dict[int, int] = {}
         """Topic id -> an epoch that copies have promised, and that the record has not."""
-        self._to_tell: dict[str, tuple[float, TopicRecord]] = {}
-        """Topic -> what is told of it, and when, because another index changed it."""
+        self._to_tell: dict[str, float] = {}
+        """Topic that another index changed -> when what holds then is told."""
         self._moving: set[str] = set()
         """Topics that get a copy in place of one that is drained or away."""
         self._handing_over: set[str] = set()
@@ -169,7 +169,6 @@ class Controller:
             self._watched_at = now
             await self._watch_peers()
             self._look_without_reason()
-        self._tell_what_others_changed()
         due = [name for name, at in self._due.items() if at <= now]
         for first in range(0, len(due), _PAGE):
             page = due[first : first + _PAGE]
@@ -265,25 +264,23 @@ class Controller:
     def _forget(self, name: str) -> None:
         for noted in (self._replicated, self._moving, self._told_by_others):
             noted.discard(name)
-        self._surplus_since.pop(name, None)
-        self._telling.told.pop(name, None)
+        for times in (self._surplus_since, self._to_tell, self._telling.told):
+            times.pop(name, None)
 
     def _tell_again(self, record: TopicRecord) -> None:
         """What another index has changed it tells itself; in case it died over it, this one does, a little later."""
-        told = self._telling.told.pop(record.name, (0, 0))
-        if record.name in self._told_by_others:
+        at, now = self._to_tell.get(record.name), asyncio.get_running_loop().time()
+        if self._telling.told.get(record.name, (0, 0)) >= order(record):
             self._told_by_others.discard(record.name)
-            if told < order(record):
-                at = asyncio.get_running_loop().time() + self._ttl_seconds / 3 * random.uniform(1.0, 1.5)
-                self._to_tell[record.name] = (at, record)
-
-    def _tell_what_others_changed(self) -> None:
-        now = asyncio.get_running_loop().time()
-        for name, (at, record) in list(self._to_tell.items()):
-            if at <= now:
-                del self._to_tell[name]
-                self._telling.tell(record)
-                self._telling.told.pop(name, None)
+            self._to_tell.pop(record.name, None)
+        elif at is not None and at <= now:
+            self._told_by_others.discard(record.name)
+            del self._to_tell[record.name]
+            self._telling.tell(record)
+        elif record.name in self._told_by_others and at is None:
+            pause = self._ttl_seconds / 3 * random.uniform(1.0, 1.5)
+            self._to_tell[record.name] = now + pause
+            self.look_at([record.name], pause + 0.01)
 
     async def _elect(
         self, dead_owners: list[TopicRecord], unconfirmed: list[TopicRecord], alive: set[str], life: str
@@ -329,7 +326,7 @@ class Controller:
         step = self._placing.next_step(record, states, gone, life)
         if step is None:
             self._moving.discard(record.name)
-            return self._surplus(record, states)
+            return self._surplus(record, states, gone)
         self._surplus_since.pop(record.name, None)
         if step.kind == "add" and gone and record.name not in self._moving:
             if len(self._moving) >= _MOVES:
@@ -338,9 +335,9 @@ class Controller:
             self._moving.add(record.name)
         return step
 
-    def _surplus(self, record: TopicRecord, states: Mapping[str, PeerState]) -> Step | None:
+    def _surplus(self, record: TopicRecord, states: Mapping[str, PeerState], gone: set[str]) -> Step | None:
         """Not at once: while replicas are changed, record and policy differ for a moment."""
-        step = surplus_step(record, states)
+        step = surplus_step(record, states, gone)
         if step is None:
             self._surplus_since.pop(record.name, None)
             return None

@@ -113,12 +113,12 @@ class Placing:
         return True
 
 
-def surplus_step(record: TopicRecord, states: Mapping[str, PeerState]) -> Step | None:
+def surplus_step(record: TopicRecord, states: Mapping[str, PeerState], gone: Collection[str]) -> Step | None:
     """What to do about a topic that has more copies than it shall have; None: it has not.
 
     One replica more than wanted leaves: one that is not in sync before others, then the one with the most to do."""
     record = explicit(record)
-    staying = [peer for peer in record.replicas if peer not in record.leaving]
+    staying = [peer for peer in record.replicas if peer not in record.leaving and peer not in gone]
     others = [peer for peer in staying if peer != record.owner]
     if len(staying) <= copies_wanted(record) or not others:
         return None

@@ -21,7 +21,7 @@ from pubsub.index.tasks import Spawn
 from pubsub.model import parse_address
 from pubsub.net.backoff import Backoff
 from pubsub.protocol import messages as m
-from pubsub.registry import TopicRecord
+from pubsub.registry import Registry, TopicRecord
 
 log = logging.getLogger("pubsub.index")
 
@@ -44,14 +44,15 @@ class _Word(msgspec.Struct, frozen=True):
 class Telling:
     """Tells peers, each in a task that ends when it knows everything."""
 
-    def __init__(self, peers: PeerTable, links: PeerLinks, spawn: Spawn) -> None:
+    def __init__(self, registry: Registry, peers: PeerTable, links: PeerLinks, spawn: Spawn) -> None:
+        self._registry = registry
         self._peers = peers
         self._links = links
         self._spawn = spawn
         self._waiting: dict[str, dict[int, _Word]] = {}
         """Peer -> topic id -> the last word; there while a task works on it."""
         self.told: dict[str, tuple[int, int]] = {}
-        """Topic -> epoch and version that this index was last asked to tell; the controller takes them out."""
+        """Topic -> epoch and version that this index was last asked to tell, for as long as it has replicas."""
         self.on_refused: Callable[[TopicRecord, int], None] = lambda record, highest_epoch: None
         """Called when a peer has promised a newer epoch than that of a record, and cannot take it."""
 
@@ -79,14 +80,26 @@ class Telling:
             while waiting:
                 words = [waiting.pop(topic_id) for topic_id in list(waiting)[:_AT_ONCE]]
                 again = await self._tell_some(peer, words)
-                for word in again:
-                    waiting.setdefault(word.record.id, word)
                 if again:
                     await asyncio.sleep(backoff.next_seconds())
+                    for word in await self._up_to_date(peer, again):
+                        waiting.setdefault(word.record.id, word)
                 else:
                     backoff.reset()
         finally:
             del self._waiting[peer]
+
+    async def _up_to_date(self, peer: str, words: list[_Word]) -> list[_Word]:
+        """What the registry says by now, so that nobody makes a copy that was taken away from it meanwhile."""
+        try:
+            records = await self._registry.lookup([word.record.name for word in words])
+        except PubsubError:
+            return words
+        return [
+            _Word(record, peer in record.holders)
+            for word, record in zip(words, records, strict=True)
+            if record is not None and record.id == word.record.id  # who deletes a topic sees to its copies
+        ]
 
     async def _tell_some(self, peer: str, words: list[_Word]) -> list[_Word]:
         """Returns what is to be said again."""

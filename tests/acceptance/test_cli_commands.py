@@ -37,7 +37,9 @@ def test_a_topic_is_created_listed_shown_and_deleted(shared_site: Site) -> None:
         created[0].items() >= {"topic": "life.second", "owner": "alice", "epoch": 1, "online": True}.items()
     )
     lines = site.ok("topic", "list", "life.*").splitlines()
-    assert lines[0].split() == ["TOPIC", "OWNER", "EPOCH", "ONLINE", "NEXT_OFFSET", "REPLICAS", "IN_SYNC"]
+    assert lines[0].split() == [
+        *("TOPIC", "OWNER", "EPOCH", "ONLINE", "NEXT_OFFSET", "REPLICAS", "IN_SYNC", "PROBLEM")
+    ]
     assert [line.split()[:5] for line in lines[1:]] == [
         ["life.first", "alice", "1", "yes", "0"],
         ["life.second", "alice", "1", "yes", "0"],

@@ -21,6 +21,7 @@ from pubsub.policy import (
     NAMES,
     Policy,
     changed,
+    check_parts,
     encode_policy,
     format_duration,
     format_policy,
@@ -114,6 +115,12 @@ def test_counts_may_have_underscores() -> None:
         ("compact", "yes", "on or off"),
         ("compact", 1, "on or off"),
         ("until_acknowledged", "", "on or off"),
+        ("replicas", 0, "more than 0"),
+        ("replicas", 33, "32 at most"),
+        ("replicas", 1.5, "a number such as"),
+        ("min_in_sync", 2, "more than there are copies"),
+        ("replica_lag", "0s", "more than 0"),
+        ("replace_after", "-1m", "more than 0"),
         ("max_size", "10GiB", "no part of a policy; there are max_age, max_messages"),
         ("", 1, "no part of a policy"),
     ],
@@ -138,6 +145,11 @@ def test_a_wrong_value_is_an_error_of_one_line_that_names_it(name: str, value: A
         {"dedupe_seconds": -1},
         {"dedupe_seconds": None},
         {"compact": "on"},
+        {"replicas": None},
+        {"replicas": 0},
+        {"replicas": 3, "min_in_sync": 4},
+        {"replica_lag_seconds": None},
+        {"replace_after_seconds": 0},
     ],
 )
 def test_a_policy_made_by_its_fields_is_checked_too(fields: dict[str, Any]) -> None:
@@ -216,6 +228,10 @@ policies = st.builds(
     until_acknowledged=st.just(False),
     compact=st.booleans(),
     dedupe_seconds=st.integers(0, MOST_DEDUPE_SECONDS),
+    replicas=st.integers(3, 32),
+    min_in_sync=st.none() | st.integers(1, 3),
+    replica_lag_seconds=st.integers(1, 1000),
+    replace_after_seconds=st.integers(1, MOST_AGE_SECONDS),
 )
 
 
@@ -252,3 +268,15 @@ def test_whatever_is_given_becomes_a_policy_or_a_settings_error(given_: dict[str
         return
     assert stored_policy(encode_policy(policy)) == policy
     assert set(parse_changes(given_)) <= set(policy.__struct_fields__)
+
+
+def test_a_default_that_was_read_from_a_file_is_not_stored_again() -> None:
+    read = msgspec.json.decode(b'{"replace_after_seconds":300,"dedupe_seconds":120,"replicas":3}')
+    assert encode_policy(stored_policy(read)) == {"replicas": 3}
+
+
+def test_some_parts_are_checked_whatever_the_others_are() -> None:
+    check_parts({"min_in_sync": 3})
+    for parts in ({"min_in_sync": 40}, {"min_in_sync": 3, "replicas": 2}, {"replicas": 0}):
+        with pytest.raises(SettingsError):
+            check_parts(parts)
