@@ -43,6 +43,10 @@ from pubsub.protocol.codec import encode_frame
 log = logging.getLogger("pubsub.client")
 
 
+SILENCE_SECONDS = 1.0
+"""The owner of a replicated topic that has not answered for so long may own it no more: an index is asked."""
+
+
 class Lane:
     """The way of one client's messages into one topic; all of them are acknowledged on the same condition."""
 
@@ -79,6 +83,10 @@ class Lane:
         self._idle.set()
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._attempt = 0
+        """Counts the owners that were left without a reply: what they say later is not listened to."""
         self._closed = False
 
     # Taking messages in
@@ -203,9 +211,14 @@ class Lane:
         self._in_flight.append(batch)
         self._awaiting += 1
         self._settled.clear()
-        link.call(request, encoded, lambda reply: self._on_reply(batch, reply))
+        attempt = self._attempt
+        link.call(request, encoded, lambda reply: self._on_reply(batch, attempt, reply))
+        if self._route.replicated and self._check_timer is None:
+            self._check_timer = self._loop.call_later(SILENCE_SECONDS, self._check_owner, batch)
 
-    def _on_reply(self, batch: OutgoingBatch, reply: m.Frame | PubsubError) -> None:
+    def _on_reply(self, batch: OutgoingBatch, attempt: int, reply: m.Frame | PubsubError) -> None:
+        if attempt != self._attempt:
+            return
         self._awaiting -= 1
         if self._awaiting == 0:
             self._settled.set()
@@ -233,6 +246,42 @@ class Lane:
         if self._trouble is None:
             self._trouble = error
         self._start_recovery()
+
+    # An owner that says nothing
+
+    def _check_owner(self, batch: OutgoingBatch) -> None:
+        """Where a batch has had no reply for a while, see whether another peer owns the topic by now."""
+        self._check_timer = None
+        if self._closed or not self._in_flight:
+            return
+        if batch in self._in_flight and self._checking is None:
+            self._checking = asyncio.create_task(
+                self._look_for_owner(), name=f"pubsub: does its owner still own {self.topic}"
+            )
+            self._checking.add_done_callback(self._checked)
+        else:
+            self._check_timer = self._loop.call_later(SILENCE_SECONDS, self._check_owner, self._in_flight[0])
+
+    async def _look_for_owner(self) -> None:
+        route, attempt = self._route, self._attempt
+        if route is None or not await self._routes.moved(route, SILENCE_SECONDS):
+            return
+        if self._route is route and self._attempt == attempt and self._awaiting:
+            log.info("peer %s says nothing and does not own %s any more", route.owner, self.topic)
+            self._attempt += 1
+            self._awaiting = 0
+            self._link = None
+            self._trouble = ConnectionLostError(f"peer {route.owner} does not own {self.topic} any more")
+            self._routes.forget(self.topic)
+            self._settled.set()
+            self._start_recovery()
+
+    def _checked(self, checking: asyncio.Task[None]) -> None:
+        self._checking = None
+        if not checking.cancelled() and checking.exception() is not None:
+            log.error("looking for the owner of %s failed", self.topic, exc_info=checking.exception())
+        if self._in_flight and self._check_timer is None and not self._closed:
+            self._check_timer = self._loop.call_later(SILENCE_SECONDS, self._check_owner, self._in_flight[0])
 
     # Recovering
 
@@ -393,9 +442,13 @@ class Lane:
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
+        for timer in (self._timer, self._check_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._check_timer = None
 
 
 def _new_producer() -> int:

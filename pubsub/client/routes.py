@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pubsub.client.directory import Directory
-from pubsub.errors import TopicOfflineError
+from pubsub.errors import PubsubError, TopicOfflineError
 from pubsub.model import Address, TopicInfo, check_topic_name, parse_address
 from pubsub.net.link import Link
 from pubsub.net.pool import LinkPool
@@ -22,6 +22,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     owner: str
     address: Address
+    replicated: bool = False
+    """Others have copies, and one of them may own it by now, whether or not this owner is heard of."""
 
 
 class Routes:
@@ -62,7 +64,16 @@ class Routes:
             epoch=info.epoch,
             owner=info.owner,
             address=parse_address(info.address),
+            replicated=len(info.replicas) > 1,
         )
+
+    async def moved(self, route: Route, timeout_seconds: float) -> bool:
+        """Whether an index says that another peer owns the topic by now. Of what nobody says: no."""
+        try:
+            info = await self.look_up(route.topic, timeout_seconds)
+        except PubsubError:
+            return False
+        return info.id == route.topic_id and info.epoch > route.epoch and info.owner != route.owner
 
     async def look_up(self, topic: str, timeout_seconds: float) -> TopicInfo:
         """Ask an index about a topic, whatever is remembered."""

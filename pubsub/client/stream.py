@@ -31,6 +31,8 @@ from pubsub.protocol.codec import encode_frame
 
 log = logging.getLogger("pubsub.client")
 
+SILENCE_SECONDS = 2.0
+"""The owner of a replicated topic that has sent nothing for so long may own it no more: an index is asked."""
 REQUEST_SECONDS = 5.0
 """How long an owner may take to answer a request before it is asked again."""
 
@@ -68,6 +70,9 @@ class Stream:
         self._error: PubsubError | None = None
         self._closed = False
         self._recovery: asyncio.Task[None] | None = None
+        self._heard = False
+        """Whether anything has come since the owner was looked at."""
+        self._checking: asyncio.Task[None] | None = None
 
     # What subclasses do
 
@@ -144,6 +149,30 @@ class Stream:
             raise
         self.topic_id = self._begin(link, reply)
         link.when_lost(lambda: self._on_lost(number))
+        if route.replicated and (self._checking is None or self._checking.done()):
+            self._checking = asyncio.create_task(
+                self._check_owner(route, number), name=f"pubsub: does its owner still own {self.topic}"
+            )
+
+    async def _check_owner(self, route: Route, number: int) -> None:
+        """While nothing comes from the owner of a replicated topic, see whether another peer owns it by now."""
+        while (link := self._delivering(number)) is not None:
+            self._heard = False
+            await asyncio.sleep(SILENCE_SECONDS)
+            if self._heard or not await self._routes.moved(route, SILENCE_SECONDS):
+                continue
+            if self._delivering(number) is link:
+                log.info("peer %s says nothing and does not own %s any more", route.owner, self.topic)
+                self._routes.forget(self.topic)
+                end_stream(link, number)
+                self._leave()
+                self._checking = None
+                self._reconnect()
+            return
+
+    def _delivering(self, number: int) -> Link | None:
+        """The connection on which the stream comes, if it is still that one."""
+        return self._link if number == self._number and not self._closed else None
 
     def _leave(self) -> None:
         """Forget the connection; a frame that still comes for it is dropped."""
@@ -185,6 +214,7 @@ class Stream:
     def _on_stream(self, number: int, frame: m.Deliver | m.Ended) -> None:
         if number != self._number:
             return
+        self._heard = True
         if isinstance(frame, m.Deliver):
             self._take(frame.batch)
             self._more.set()
@@ -212,6 +242,8 @@ class Stream:
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
+        if self._checking is not None:
+            self._checking.cancel()
         link, number = self._link, self._number
         self._leave()
         if link is not None:
