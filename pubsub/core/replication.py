@@ -21,9 +21,11 @@ Instants are microseconds of one monotonic clock of this peer. Nothing here is p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
+
+from pubsub.core.follower import Follower
 
 
 def default_min_in_sync(copies: int) -> int:
@@ -120,21 +122,6 @@ class Contacts:
         return now - max(self.heard_at(peer), since) > self.lag
 
 
-class _Follower:
-    """What a follower has reported in this epoch."""
-
-    __slots__ = ("asked_at", "asked_end", "caught_up_at", "config", "log_end")
-
-    def __init__(self, now: int) -> None:
-        self.log_end: int | None = None
-        """None: nothing in this epoch yet, so it is not known to agree with the owner's log."""
-        self.caught_up_at: int | None = now
-        """When it last had all there was; None: it has lost something. A member may take a lag to turn up at all."""
-        self.asked_end, self.asked_at = 0, now
-        """The owner's log end at the report before."""
-        self.config = (0, 0)
-
-
 class OwnerProgress:
     """The copies of one topic, as seen by the owner in one epoch.
 
@@ -189,7 +176,7 @@ class OwnerProgress:
         self.superseded = False
         """A newer epoch has begun: this is over."""
         self._since = now
-        self._followers: dict[str, _Follower] = {}
+        self._followers: dict[str, Follower] = {}
         self._configs: list[Config] = []
         for config in [*sorted(known, key=lambda config: config.order), membership.config]:
             self._add_config(config)
@@ -200,34 +187,34 @@ class OwnerProgress:
     def appended(self, log_end: int, now: int) -> None:
         """The owner's log is on disk up to here."""
         for follower in self._followers.values():
-            if follower.log_end == self.log_end and follower.caught_up_at is not None:
-                follower.caught_up_at = now
+            follower.left_behind(self.log_end, now)
         self.log_end = log_end
         self._advance()
 
     def followed(
-        self, peer: str, epoch: int, log_end: int, now: int, config: tuple[int, int] = (0, 0)
+        self,
+        peer: str,
+        epoch: int,
+        log_end: int,
+        now: int,
+        config: tuple[int, int] = (0, 0),
+        *,
+        sound: bool = True,
     ) -> None:
         """A copy that agrees with this owner's log has it on disk up to `log_end`.
 
         Args:
             epoch: In which it followed; a report of another epoch counts for nothing.
             config: `order` of the newest `Config` that it has stored.
+            sound: False from a copy that has lost something and was not told since that it is sound (core/follower).
         """
         if epoch != self.epoch or peer == self.peer or log_end > self.log_end:
             return
         follower = self._followers.get(peer)
         if follower is None:
-            follower = self._followers[peer] = _Follower(self._since)
+            follower = self._followers[peer] = Follower(self._since)
         follower.config = max(follower.config, config)
-        if follower.log_end is not None and log_end < follower.log_end:
-            follower.caught_up_at = None  # it had that on disk: its disk cannot be believed
-        elif log_end >= self.log_end:
-            follower.caught_up_at = now
-        elif follower.caught_up_at is not None and log_end >= follower.asked_end:
-            follower.caught_up_at = max(follower.caught_up_at, follower.asked_at)
-        follower.asked_end, follower.asked_at = self.log_end, now
-        follower.log_end = log_end
+        follower.reported(log_end, self.log_end, now, sound=sound, in_sync=peer in self.counted)
         self._settle_configs()
         self._advance()
 
@@ -240,6 +227,9 @@ class OwnerProgress:
             return
         self.membership = membership
         self.proposal = None  # it was for an older version: taken, or never to be
+        for peer, follower in self._followers.items():
+            if peer not in membership.in_sync:
+                follower.out()
         self._add_config(membership.config)
         self._settle_configs()
         self._advance()
@@ -308,6 +298,11 @@ class OwnerProgress:
         follower = self._followers.get(peer)
         return follower.log_end if follower is not None else None
 
+    def admits(self, peer: str) -> bool:
+        """Whether a copy that says it is not sound shall be told that it is: it has come in since it lost something."""
+        follower = self._followers.get(peer)
+        return follower is not None and follower.standing == "returning" and peer in self.in_sync
+
     def holders(self, end: int) -> list[str]:
         """The copies that have everything below `end` on disk, the owner first."""
         found = [peer for peer, follower in self._followers.items() if (follower.log_end or -1) >= end]
@@ -322,11 +317,15 @@ class OwnerProgress:
         fit = (
             peer
             for peer in self.in_sync - {self.peer}
-            if self.log_end_of(peer) == self.log_end and (candidates is None or peer in candidates)
+            if self._is_level(peer) and (candidates is None or peer in candidates)
         )
         return min(fit, default=None)
 
     # Inside
+
+    def _is_level(self, peer: str) -> bool:
+        follower = self._followers.get(peer)
+        return follower is not None and follower.standing == "sound" and follower.log_end == self.log_end
 
     def _wanted(self, now: int, contacts: Contacts) -> tuple[str, ...]:
         others = [peer for peer in self.membership.replicas if peer != self.peer]
@@ -334,28 +333,18 @@ class OwnerProgress:
         return (self.peer, *(peer for peer in others if peer in staying))
 
     def _keeps_up(self, peer: str, now: int, contacts: Contacts) -> bool:
+        if contacts.silent(peer, self._since, now):
+            return False
         follower = self._followers.get(peer)
+        if follower is None:
+            return peer in self.membership.in_sync and self._recent(self._since, now, contacts)
+        if follower.standing == "lost":
+            return False
         if peer in self.membership.in_sync:
-            if follower is None:
-                since: int | None = self._since
-            elif follower.log_end is not None and follower.log_end >= self.log_end:
-                since = None if follower.caught_up_at is None else now
-            else:
-                since = follower.caught_up_at
-            return (
-                since is not None
-                and self._recent(since, now, contacts)
-                and not contacts.silent(peer, self._since, now)
-            )
-        return (
-            follower is not None
-            and follower.log_end is not None
-            and follower.log_end >= max(self.committed, self.epoch_start)
-            and follower.caught_up_at is not None
-            and (follower.log_end >= self.log_end or follower.caught_up_at > self._since)
-            and self._recent(follower.caught_up_at, now, contacts)
-            and not contacts.silent(peer, self._since, now)
-        )
+            return self._recent(follower.behind_since(self.log_end, now), now, contacts)
+        least = max(self.committed, self.epoch_start)
+        recent = self._recent(follower.caught_up_at, now, contacts)
+        return recent and follower.has_caught_up(least, self.log_end)
 
     def _recent(self, instant: int, now: int, contacts: Contacts) -> bool:
         return now - max(instant, contacts.awake_since) <= contacts.lag
@@ -365,12 +354,12 @@ class OwnerProgress:
         if any(len(counted.intersection(c.replicas)) < c.min_in_sync for c in self._configs):
             return
         low = self.log_end
-        for peer in counted:
-            end = self.log_end_of(peer)
-            if end is None or end < low:
-                if end is None:
-                    return
-                low = end
+        for peer in counted - {self.peer}:
+            follower = self._followers.get(peer)
+            end = follower.counts_to if follower is not None else None
+            if end is None:
+                return
+            low = min(low, end)
         self.committed = max(self.committed, low)
 
     def _add_config(self, config: Config) -> None:
@@ -391,8 +380,3 @@ class OwnerProgress:
     def _knows(self, peer: str, config: Config) -> bool:
         follower = self._followers.get(peer)
         return follower is not None and follower.config >= config.order
-
-
-def progress_ends(progress: OwnerProgress) -> Mapping[str, int | None]:
-    """Up to where each replica has the log, for people."""
-    return {peer: progress.log_end_of(peer) for peer in progress.membership.replicas}

@@ -199,6 +199,29 @@ class CommitsOnTooFewCopies(Rules):
     progress = _CommitsAlone
 
 
+class BelievesAnEmptyDisk(Rules):
+    """A copy that has lost everything is taken for one that never had anything: it votes, and counts as before."""
+
+    def may_own(self, sound: bool) -> bool:
+        return True
+
+    def says(self, sound: bool) -> bool:
+        return True
+
+    def rebuild(self, record: Record, promises: list[Promise], epoch: int, life: str) -> Change | Short:
+        believed = [
+            msgspec.structs.replace(p, candidate=msgspec.structs.replace(p.candidate, sound=True))
+            for p in promises
+        ]
+        return super().rebuild(record, believed, epoch, life)
+
+    def fail_over(
+        self, record: Record, candidates: list[Candidate], alive: set[str], epoch: int, life: str
+    ) -> Change | None:
+        believed = [msgspec.structs.replace(candidate, sound=True, committed=0) for candidate in candidates]
+        return super().fail_over(record, believed, alive, epoch, life)
+
+
 class Bug(NamedTuple):
     """A bug, and how to look for it: the number of copies, the faults; None and none: whatever the seeds draw."""
 
@@ -228,6 +251,7 @@ BUGS: dict[str, Bug] = {
         ForgetsItsProposal, 2, ("owner_while_it_waits", "cut_off", "one_way")
     ),
     "keep the producers of what was cut": Bug(KeepsProducersOfWhatWasCut),
+    "believe an empty disk": Bug(BelievesAnEmptyDisk, 3, ("lose_disk", "crash", "wipe")),
     "commit on too few copies": Bug(CommitsOnTooFewCopies, 3, ("last_one_standing", "wipe", "crash")),
 }
 """By what they do. For the rare ones the faults are chosen of which it takes several at once."""

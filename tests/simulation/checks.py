@@ -89,6 +89,10 @@ class Ledger:
         for entry, later in pairwise(epochs):
             demand(entry.epoch < later.epoch and entry.start <= later.start, f"{peer} has epochs {epochs}")
 
+    def lost(self, peer: str) -> None:
+        """Its disk is another one."""
+        self._epochs.pop(peer, None)
+
     def acknowledged(self, producer: str, sequence: int, offset: int) -> None:
         """A publisher was told that its message is committed."""
         there = self.log[offset] if offset < len(self.log) else None

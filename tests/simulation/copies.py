@@ -43,6 +43,8 @@ class Copy:
         self.producers: dict[str, list[int]] = {}
         """Producer -> offsets of its messages, by sequence."""
         self.orphaned = 0
+        self.sound = True
+        """False: it has lost something, and was not told since that it is sound."""
 
     def append(self, entry: Entry) -> int:
         self.producers.setdefault(entry.producer, []).append(len(self.log))
@@ -64,6 +66,7 @@ class Copy:
             log_end=len(self.log),
             committed=self.committed,
             heard=self.bond.highest,
+            sound=self.sound,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pubsub.core.ownership import min_in_sync
 from tests.simulation.peers import LAG, TTL
 from tests.simulation.scheduler import MS, SECOND
 
@@ -31,6 +32,7 @@ KINDS = (
     "registry_and_owner_apart",
     "owner_while_it_waits",
     "last_one_standing",
+    "lose_disk",
 )
 
 
@@ -206,3 +208,16 @@ class Faults:
         for peer in others:
             scheduler.at(alone + random.randint(0, TTL), peer.restart)
         scheduler.at(alone + 4 * TTL, self.world.peers[owner].restart)
+
+    def lose_disk(self) -> None:
+        """One machine is replaced by an empty one; never the only one, nor one that others still stand in for."""
+        record, committed = self.world.registry.record, len(self.world.ledger.log)
+        if record is None or record.leaving or min_in_sync(record) < 2 or len(record.replicas) < 3:
+            return
+        if not self.world.is_confirmed(record) or set(record.in_sync) != set(record.replicas):
+            return
+        peers = [self.world.peers[name] for name in record.replicas]
+        if all(peer.up and peer.copy.sound and len(peer.copy.log) >= committed for peer in peers):
+            peer = self.random.choice(peers)
+            peer.lose_disk()
+            self._later(peer.restart)

@@ -156,6 +156,9 @@ class Index(Node):
                     away.pop(name, None)
                 else:
                     away.setdefault(name, self.scheduler.now)
+            heard = self._heard.get(view.record.owner)
+            if heard is not None and not self.rules.may_own(heard[1].sound):
+                alive.discard(view.record.owner)
             verdict = self.rules.judge(view.record, view.life, settled, alive)
             if verdict == "fail_over":
                 yield from self._fail_over(view, view.record, alive)

@@ -37,6 +37,7 @@ class Announcement(msgspec.Struct, frozen=True):
     owner: str
     config: Config | None
     in_sync: tuple[str, ...]
+    sound: bool
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -61,6 +62,8 @@ class Batch(msgspec.Struct, frozen=True):
     epochs: tuple[EpochStart, ...]
     committed: int
     config: Config
+    admits: int | None
+    """The incarnation of the follower that shall know that it is sound."""
 
 
 class Peer(Node):
@@ -126,6 +129,15 @@ class Peer(Node):
         self.progress = None
         super().crash()
 
+    def lose_disk(self) -> None:
+        """It starts on a new one."""
+        self.crash()
+        self.say("LOSES ITS DISK")
+        self.ledger.lost(self.name)
+        self.copy = Copy()
+        self.copy.sound = False
+        self.disk = Disk(self, self.copy)
+
     # Ownership
 
     def learn(self, answer: Answer) -> None:
@@ -168,9 +180,8 @@ class Peer(Node):
 
     def _begin_epoch(self, membership: Membership) -> None:
         def transaction(copy: Copy) -> bool:
-            if membership.epoch <= copy.bond.epoch or not self.rules.takes(
-                copy.bond, membership.epoch, self.name
-            ):
+            taken = self.rules.takes(copy.bond, membership.epoch, self.name)
+            if membership.epoch <= copy.bond.epoch or not taken or not self.rules.may_own(copy.sound):
                 return False
             copy.epochs = self.rules.opened(copy.epochs, membership.epoch, len(copy.log), self.name)
             copy.bond = copy.bond.bound(membership.epoch, self.name)
@@ -283,7 +294,7 @@ class Peer(Node):
         else:
             in_sync = (copy.bond.owner,)
         return Announcement(
-            copy.owns, copy.bond.highest, copy.bond.epoch, copy.bond.owner, copy.config, in_sync
+            copy.owns, copy.bond.highest, copy.bond.epoch, copy.bond.owner, copy.config, in_sync, copy.sound
         )
 
     def _beating(self) -> Flow:
@@ -345,7 +356,8 @@ class Peer(Node):
             order = (0, 0) if self.copy.config is None else self.copy.config.order
             number = (self.incarnation, self._fetches)
             self._woken = Future()
-            self.call(self.peers[owner], "fetch", epoch, len(self.copy.log), order, number)
+            sound = self.copy.sound
+            self.call(self.peers[owner], "fetch", epoch, len(self.copy.log), order, number, sound)
             self.later(400 * MS, self._woken.set)
             yield self._woken
 
@@ -383,6 +395,8 @@ class Peer(Node):
             offset = copy.append(entry)
             self.ledger.appended(self.name, offset, entry)
         copy.epochs = reached(batch.epochs, len(copy.log))
+        if batch.admits == self.incarnation:
+            copy.sound = True
         if copy.config is None or batch.config.order > copy.config.order:
             copy.config = batch.config
         before, copy.committed = copy.committed, max(copy.committed, min(batch.committed, len(copy.log)))
@@ -397,7 +411,13 @@ class Peer(Node):
         return Parted(self.rules.parting(copy.epochs, len(copy.log), epochs, end), copy.epochs)
 
     def on_fetch(
-        self, sender: str, epoch: int, log_end: int, config: tuple[int, int], number: tuple[int, int]
+        self,
+        sender: str,
+        epoch: int,
+        log_end: int,
+        config: tuple[int, int],
+        number: tuple[int, int],
+        sound: bool,
     ) -> None:
         progress = self.progress
         if progress is None or progress.epoch != epoch or number <= self._heard_from.get(sender, (-1, -1)):
@@ -405,7 +425,7 @@ class Peer(Node):
         self._heard_from[sender] = number
         now = self.clock()
         self.contacts.heard(sender, now)
-        progress.followed(sender, epoch, log_end, now, config)
+        progress.followed(sender, epoch, log_end, now, config, sound=self.rules.says(sound))
         self._moved()
         if log_end < len(self.copy.log):
             self._send(progress, sender, log_end)
@@ -428,7 +448,8 @@ class Peer(Node):
             return
         copy, peer, epoch = self.copy, self.peers[follower], progress.epoch
         entries = tuple(copy.log[start : start + BATCH])
-        batch = Batch(start, entries, copy.epochs, progress.committed, progress.config)
+        admits = self._heard_from[follower][0] if progress.admits(follower) else None
+        batch = Batch(start, entries, copy.epochs, progress.committed, progress.config, admits)
         self.network.send(self.name, peer, lambda: peer.take(epoch, self.name, batch))
 
     # Publishing and reading

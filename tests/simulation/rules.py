@@ -53,6 +53,14 @@ class Rules:
             parting=parting, committed=committed, log_end=log_end, owner_epochs=owner_epochs
         )
 
+    def may_own(self, sound: bool) -> bool:
+        """A copy that lost something waits for another one to own the topic."""
+        return sound
+
+    def says(self, sound: bool) -> bool:
+        """What the owner is told of a copy."""
+        return sound
+
     def is_confirmed(self, record: Record, life: str) -> bool:
         return is_confirmed(record, life)
 

@@ -10,7 +10,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.indexes import Index
 from tests.simulation.nodes import Network
 from tests.simulation.peers import TTL, Peer, first_record
-from tests.simulation.registry import Registry
+from tests.simulation.registry import Record, Registry
 from tests.simulation.rules import Rules
 from tests.simulation.scheduler import MS, SECOND, Scheduler
 
@@ -97,6 +97,10 @@ class World:
         record = self.registry.record
         return record.owner if record is not None else next(iter(self.peers))
 
+    def is_confirmed(self, record: Record) -> bool:
+        life = self.registry.on_view("", self.indexes[0].clock()).life
+        return self.rules.is_confirmed(record, life)
+
     def begin(self) -> None:
         self.scheduler.say("world", "{} peers, {}", len(self.peers), self.registry.record)
         for node in (*self.indexes, *self.peers.values(), *self.publishers, *self.readers):
@@ -129,8 +133,7 @@ class World:
         record = self.registry.record
         if record is None or record.leaving or not all(publisher.idle for publisher in self.publishers):
             return False
-        life = self.registry.on_view("", self.indexes[0].clock()).life
-        if not self.rules.is_confirmed(record, life) or set(record.in_sync) != set(record.replicas):
+        if not self.is_confirmed(record) or set(record.in_sync) != set(record.replicas):
             return False
         copies = [self.peers[name].copy for name in record.replicas]
         committed = self.ledger.log

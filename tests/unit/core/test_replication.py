@@ -238,15 +238,65 @@ def test_a_member_that_never_turned_up_leaves_after_a_lag() -> None:
     assert proposal.in_sync == ("a", "b")
 
 
-def test_a_copy_that_lost_what_it_had_on_disk_leaves_at_once() -> None:
+def with_b_that_lost_something(**report: Any) -> OwnerProgress:
     progress = a_progress()
     progress.appended(10, 0)
-    progress.followed("b", 5, 10, 0)
     progress.followed("c", 5, 10, 0)
-    progress.followed("c", 5, 3, 1)
+    progress.followed("b", 5, 4, 0)
+    progress.followed("b", 5, now=1, **report)
+    return progress
+
+
+@pytest.mark.parametrize("report", [{"log_end": 3}, {"log_end": 4, "sound": False}])
+def test_a_copy_that_lost_what_it_had_on_disk_leaves_at_once(report: dict[str, Any]) -> None:
+    progress = with_b_that_lost_something(**report)
     proposal = progress.tick(1, contacts("b", "c", at=1))
     assert proposal is not None
-    assert proposal.in_sync == ("a", "b")
+    assert proposal.in_sync == ("a", "c")
+
+
+def test_a_copy_that_lost_something_has_nothing_until_it_has_left() -> None:
+    progress = with_b_that_lost_something(log_end=10, sound=False)
+    assert progress.committed == 4
+    progress.tick(1, contacts("b", "c", at=1))
+    assert progress.committed == 4
+    progress.confirmed(a_membership(version=2, in_sync=("a", "c")))
+    assert progress.committed == 10
+    assert not progress.admits("b")
+
+
+def test_a_copy_that_lost_something_is_sound_once_it_has_left_and_come_in_again() -> None:
+    progress = with_b_that_lost_something(log_end=10, sound=False)
+    progress.confirmed(a_membership(version=2, in_sync=("a", "c")))
+    progress.followed("b", 5, 10, 2, sound=False)
+    proposal = progress.tick(2, contacts("b", "c", at=2))
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "b", "c")
+    assert not progress.admits("b")
+    progress.confirmed(a_membership(version=3))
+    assert progress.admits("b")
+    progress.followed("b", 5, 10, 3)
+    assert not progress.admits("b")
+    assert progress.tick(3, contacts("b", "c", at=3)) is None
+
+
+def test_an_owner_that_the_registry_does_not_listen_to_never_makes_a_copy_sound() -> None:
+    progress = with_b_that_lost_something(log_end=10, sound=False)
+    for now in range(2, 9):
+        progress.tick(now, contacts("b", "c", at=now))
+        progress.followed("b", 5, 10, now, sound=False)
+    assert progress.committed == 4
+    assert not progress.admits("b")
+
+
+def test_a_new_copy_that_is_not_sound_yet_comes_in_as_any_other() -> None:
+    progress = a_progress(membership=a_membership(in_sync=("a", "b")))
+    progress.followed("c", 5, 0, 1, sound=False)
+    proposal = progress.tick(1, contacts("b", "c", at=1))
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "b", "c")
+    progress.confirmed(a_membership(version=2))
+    assert progress.admits("c")
 
 
 def test_a_copy_does_not_come_in_while_it_lacks_what_is_committed() -> None:
