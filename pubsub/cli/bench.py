@@ -96,7 +96,7 @@ def bench(
     takes space on the owner's disk until then. Each subscriber checks that every message comes, once, in order.
     Exit code 0 only if all did; 1 if a message was lost, doubled or out of order, or an error ended it.
 
-    What is measured: flat out, each publisher keeps 4 calls of publish_many() waiting, with up to 1,016 messages
+    What is measured: flat out, each publisher keeps 4 calls of publish_many() waiting, with up to 1,000 messages
     each (fewer if they are large). The latency of every message counts from the beginning of its call: to the
     acknowledgement, which is the end of the call, after the fsync; and to the delivery, when next_batch() hands it
     to a subscriber. So it holds the wait in the publisher's own queue: that is what full speed costs. With --rate

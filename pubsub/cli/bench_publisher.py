@@ -16,7 +16,6 @@ from pubsub.cli.bench_messages import WARM, make_payloads
 from pubsub.cli.bench_pace import FlatOut, Pace, Schedule, Supply
 from pubsub.cli.bench_talk import CALLERS, FLAT_OUT_CALLERS, Published, Task
 from pubsub.client.client import Client
-from pubsub.client.outgoing import FIRST_BATCH_MESSAGES
 from pubsub.config import Limits
 
 FINISH_SECONDS = 3.0
@@ -26,7 +25,7 @@ FINISH_SECONDS = 3.0
 def portion_messages(size_bytes: int) -> int:
     """How many messages of a size one call is handed at most."""
     limits = Limits()
-    return max(1, min(FIRST_BATCH_MESSAGES + limits.batch_messages, limits.batch_bytes // size_bytes))
+    return max(1, min(limits.batch_messages, limits.batch_bytes // size_bytes))
 
 
 class Publisher:

@@ -20,8 +20,8 @@ Outgoing = bytes | bytearray | memoryview | str | NewMessage | None
 
 None removes the key that goes with it: readers get a message without payload, and compaction lets go of the key."""
 
-FIRST_BATCH_MESSAGES = 16
-"""A batch of unknown messages is small; the next are as large as the sizes seen so far allow."""
+SAMPLE_MESSAGES = 16
+"""So many tell how large a batch may be. Of an iterator they are the first batch; of a list they are looked at before."""
 
 
 class Columns(NamedTuple):
@@ -222,19 +222,25 @@ def cut_batches(
             those before it has been given out.
     """
     key, headers_text = check_key(key), encode_headers(headers)
+    want = _fitting(messages[:SAMPLE_MESSAGES], limits) if isinstance(messages, list) else SAMPLE_MESSAGES
     iterator = iter(messages)
-    index, want = 0, FIRST_BATCH_MESSAGES
+    index = 0
     while chunk := list(itertools.islice(iterator, want)):
         yield from _cut_chunk(chunk, index, key, headers_text, limits)
         index += len(chunk)
-        average = (
-            sum(map(rough_bytes, chunk[:FIRST_BATCH_MESSAGES])) // min(len(chunk), FIRST_BATCH_MESSAGES) + 1
-        )
-        want = max(1, min(limits.batch_messages, limits.batch_bytes // average))
+        want = _fitting(chunk[:SAMPLE_MESSAGES], limits)
+
+
+def _fitting(sample: list[Outgoing], limits: Limits) -> int:
+    """How many messages such as these make a batch."""
+    average = sum(map(rough_bytes, sample)) // max(1, len(sample)) + 1
+    return max(1, min(limits.batch_messages, limits.batch_bytes // average))
 
 
 def rough_bytes(message: object) -> int:
     """About how large a message is; of what is no message, nothing."""
+    if type(message) is bytes:
+        return len(message)
     payload = message.payload if isinstance(message, NewMessage) else message
     return len(payload) if isinstance(payload, bytes | bytearray | memoryview | str) else 0
 
