@@ -241,6 +241,7 @@ class Index(Node):
             return
         if target is not None:
             yield self._write(view, record.after(with_moved(record, source, target, life=view.life)))
-        elif record.policy["replicas"] > 2:
+        elif record.policy["replicas"] > 2 and all(peer.copy.sound for peer in self.peers.values()):
+            # Of fewer than three copies, one that has lost its disk takes an operator's word to be gone without.
             policy = {"replicas": record.policy["replicas"] - 1}
             yield self._write(view, record.after(with_leaving(record, source), **policy))

@@ -228,7 +228,7 @@ class Peer(Node):
             future.set((why, 0))
 
     def _ticking(self) -> Flow:
-        sent = -1
+        sent, said = -1, None
         while True:
             yield self.sleep(self.scheduler.between(40 * MS, 90 * MS))
             now = self.clock()
@@ -251,7 +251,10 @@ class Peer(Node):
             if self.scheduler.now - sent < 200 * MS:
                 continue
             sent = self.scheduler.now
-            self.say("proposes to version {}: in sync {}", proposal.version, " ".join(proposal.in_sync))
+            if said != proposal:
+                said = proposal
+                text = "proposes to version {}: in sync {}"
+                self.say(text, proposal.version, " ".join(proposal.in_sync))
             asked_at = self.clock()
             answer = self.call(self._an_index(), "propose", proposal)
             answer.then(lambda value, asked_at=asked_at: self._take(value, asked_at))
