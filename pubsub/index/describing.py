@@ -35,14 +35,14 @@ def problem_of(record: TopicRecord, standing: Callable[[str], Standing]) -> str 
     """Why a topic is offline, or has fewer copies than it shall have; None where all is well."""
     record = explicit(record)
     if not standing(record.owner).alive:
-        away = f"its owner {record.owner} is away"
+        gone = f"its owner {record.owner} is away"
         if len(record.holders) == 1:
-            return f"offline: {away}"
+            return f"offline: {gone}"
         able = [peer for peer in record.in_sync if standing(peer).alive]
         if able:
-            return f"{away}; {' or '.join(able)} takes over"
+            return f"{gone}; {' or '.join(able)} takes over"
         return (
-            f"offline: {away}, and so is every other copy that is in sync ({', '.join(record.in_sync)}); it waits "
+            f"offline: {gone}, and so is every other copy that is in sync ({', '.join(record.in_sync)}); it waits "
             f"for one of them, or for: pubsub topic promote {record.name} PEER --accept-loss"
         )
     if len(record.in_sync) < min_in_sync(record):
@@ -50,11 +50,13 @@ def problem_of(record: TopicRecord, standing: Callable[[str], Standing]) -> str 
             f"{len(record.in_sync)} of its copies are in sync, {min_in_sync(record)} must be: publishes that want "
             "all of them are refused"
         )
-    staying = set(record.replicas) - set(record.leaving)
-    if len(staying) < copies_wanted(record):
-        return (
-            f"short of replicas: {len(staying)} of {copies_wanted(record)}, until another peer can take one"
-        )
+    staying = [peer for peer in record.replicas if peer not in record.leaving]
+    wanted = copies_wanted(record)
+    if len(staying) < wanted:
+        return f"short of replicas: {len(staying)} of {wanted}, until another peer can take one"
+    away = [peer for peer in staying if not standing(peer).alive]
+    if away:
+        return f"short of replicas: {len(staying) - len(away)} of {wanted}, {', '.join(away)} is away"
     return None
 
 

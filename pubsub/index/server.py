@@ -90,7 +90,7 @@ class IndexServer:
             self.limits,
             clock,
         )
-        telling = Telling(registry, peers, links, self._spawn)
+        telling = Telling(registry, peers, links, ttl_seconds, self._spawn)
         changing = Changing(registry, peers, telling)
         placing = Placing(changing, peers, links, clock)
         electing = Electing(changing, Ends(peers, links, ttl_seconds), clock)

@@ -1,8 +1,9 @@
 """Peers are told what the registry says of the topics that they hold, or hold no more.
 
 Rules: a record that was changed is told to all whom it concerns, and told again until they confirm it, for as long as
-they are alive; who is not is told when it announces. Of several changes of one topic only the last is told. The owner
-is told first. One request a topic, many of them under way at once: one connection to each peer carries them all.
+they are alive; who is away for longer is told when it announces. Of several changes of one topic only the last is
+told. The owner is told first. One request a topic, many of them under way at once: one connection to each peer
+carries them all.
 """
 
 from __future__ import annotations
@@ -39,15 +40,20 @@ class _Word(msgspec.Struct, frozen=True):
     record: TopicRecord
     held: bool
     """False: it holds no copy any more."""
+    until: float
+    """By the loop's clock: if the peer is away for so long, it is told when it announces."""
 
 
 class Telling:
     """Tells peers, each in a task that ends when it knows everything."""
 
-    def __init__(self, registry: Registry, peers: PeerTable, links: PeerLinks, spawn: Spawn) -> None:
+    def __init__(
+        self, registry: Registry, peers: PeerTable, links: PeerLinks, ttl_seconds: float, spawn: Spawn
+    ) -> None:
         self._registry = registry
         self._peers = peers
         self._links = links
+        self._patience_seconds = 2 * ttl_seconds
         self._spawn = spawn
         self._waiting: dict[str, dict[int, _Word]] = {}
         """Peer -> topic id -> the last word; there while a task works on it."""
@@ -59,11 +65,12 @@ class Telling:
     def tell(self, record: TopicRecord, *, removed_from: Iterable[str] = (), but: str = "") -> None:
         """Tell all who hold a copy, except `but`, and those who hold none any more."""
         self.told[record.name] = order(record)
+        until = asyncio.get_running_loop().time() + self._patience_seconds
         for peer in sorted(record.holders, key=lambda peer: (peer != record.owner, peer)):
             if peer != but:
-                self._add(peer, _Word(record, True))
+                self._add(peer, _Word(record, True, until))
         for peer in removed_from:
-            self._add(peer, _Word(record, False))
+            self._add(peer, _Word(record, False, until))
 
     def _add(self, peer: str, word: _Word) -> None:
         waiting = self._waiting.get(peer)
@@ -96,7 +103,7 @@ class Telling:
         except PubsubError:
             return words
         return [
-            _Word(record, peer in record.holders)
+            _Word(record, peer in record.holders, word.until)
             for word, record in zip(words, records, strict=True)
             if record is not None and record.id == word.record.id  # who deletes a topic sees to its copies
         ]
@@ -108,8 +115,9 @@ class Telling:
         except PubsubError:
             return words
         address = self._peers.standing(peer).address
-        if address is None:
-            return []  # it announces when it returns, and is told then
+        if address is None:  # it may only be late with a heartbeat; after that it announces when it returns
+            now = asyncio.get_running_loop().time()
+            return [word for word in words if now < word.until]
         confirmed = await asyncio.gather(*(self._tell_one(peer, address, word) for word in words))
         return [word for word, done in zip(words, confirmed, strict=True) if not done]
 

@@ -12,7 +12,7 @@ from tests.integration.index.asking import create, registry_of
 from tests.integration.index.fake_peer import FakePeer
 from tests.waiting import wait_until
 
-TTL = 0.6
+TTL = 1.0
 
 
 class Crowd:
