@@ -115,14 +115,24 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
     """The copy would lose what it knows to be committed: it is damaged. It cuts nothing and sets itself aside."""
 
 
-def plan_cut(*, parting: int, committed: int, log_end: int, owner_epochs: Epochs) -> Cut:
+def plan_cut(
+    *, parting: int, committed: int, log_end: int, owner_epochs: Epochs, owner_first: int = 0
+) -> Cut:
     """What a follower does about the place where its log and the owner's part.
 
     Never below what is committed, unless an epoch that began there or later did so on an operator's word
     (`topic promote --accept-loss`).
+
+    Args:
+        owner_first: What the owner still has begins here. If it has forgotten the epochs before (`trimmed`), the logs
+            of a follower that was away for long seem to part too early: what is committed below here stays, and the
+            follower goes on from here.
     """
+    floor = min(committed, log_end)
+    if parting < floor <= owner_first:
+        parting = floor
     lossy = any(entry.lossy and entry.start >= parting for entry in owner_epochs)
-    diverged = parting < min(committed, log_end) and not lossy
+    diverged = parting < floor and not lossy
     at = log_end if diverged else min(parting, log_end)
     return Cut(at=at, orphaned=log_end - at, diverged=diverged)
 

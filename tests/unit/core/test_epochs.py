@@ -167,6 +167,15 @@ def test_an_operators_word_of_before_lets_nothing_go() -> None:
     assert plan_cut(parting=5, committed=6, log_end=10, owner_epochs=owner).diverged
 
 
+def test_who_was_away_until_the_owner_had_forgotten_its_epochs_keeps_what_is_committed_and_goes_on() -> None:
+    owner = trimmed(epochs((1, 0), (4, 10), (6, 20)), 30)
+    parting = where_logs_part(owner, 40, epochs((1, 0)), 12)
+    assert parting is None  # with nothing older to send, they part at 0
+    cut = plan_cut(parting=0, committed=10, log_end=12, owner_epochs=owner, owner_first=30)
+    assert (cut.at, cut.orphaned, cut.diverged) == (10, 2, False)
+    assert plan_cut(parting=0, committed=31, log_end=35, owner_epochs=owner, owner_first=30).diverged
+
+
 # Whose word is taken
 
 
