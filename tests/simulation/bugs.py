@@ -116,7 +116,10 @@ class PromotesALaggingCopy(Rules):
 
 
 class ResetsTheEpochAfterAWipe(Rules):
-    """Epochs count from the record alone; after a loss of the registry they begin anew, and nobody asks the copies."""
+    """The registry counts epochs, begins anew when it has lost its count, and the peers heed what it says."""
+
+    def restored(self, epoch: int) -> int:
+        return 1
 
     def next_epoch(self, known: Iterable[int], now: int) -> int:
         return next(iter(known), 0) + 1
@@ -124,8 +127,24 @@ class ResetsTheEpochAfterAWipe(Rules):
     def is_confirmed(self, record: Record, life: str) -> bool:
         return True
 
-    def promise(self, bond: Bond, epoch: int) -> Bond | None:
-        return Bond(epoch=0, owner=bond.owner, promised=epoch)
+    def judge(self, record: Record, life: str, settled: bool, alive: set[str]) -> str:
+        return super().judge(record, record.life, settled, alive)
+
+    def fail_over(
+        self, record: Record, candidates: list[Candidate], alive: set[str], epoch: int, life: str
+    ) -> Change | None:
+        return super().fail_over(record, candidates, alive, epoch, record.life)
+
+    def is_newer(self, epoch: int, known: int) -> bool:
+        return epoch != known
+
+    def takes(self, bond: Bond, epoch: int, owner: str) -> bool:
+        return epoch != bond.epoch or owner == bond.owner
+
+    def opened(
+        self, found: Sequence[EpochStart], epoch: int, log_end: int, owner: str
+    ) -> tuple[EpochStart, ...]:
+        return (*found, EpochStart(epoch, log_end, False, owner))
 
 
 class BelievesARecordOfBefore(Rules):
@@ -233,13 +252,15 @@ class Bug(NamedTuple):
 BUGS: dict[str, Bug] = {
     "truncate to the committed mark": Bug(TruncatesToTheCommittedMark),
     "compare lengths only": Bug(ComparesLengthsOnly),
-    "look at the last epoch only": Bug(LooksAtTheLastEpochOnly, 3, ("crash", "crash_owner", "stop_owner")),
+    "look at the last epoch only": Bug(
+        LooksAtTheLastEpochOnly, 3, ("crash_owner", "stop_owner", "owner_while_it_waits")
+    ),
     "do not record empty epochs": Bug(DoesNotRecordEmptyEpochs),
-    "count the outgoing copy no more": Bug(CountsTheOutgoingNoMore),
+    "count the outgoing copy no more": Bug(CountsTheOutgoingNoMore, 2, ("cut_off", "stop_owner")),
     "count the incoming copy late": Bug(
         CountsTheIncomingLate, 2, ("crash", "crash_owner", "stop_index", "one_way")
     ),
-    "accept a stale epoch": Bug(AcceptsAStaleEpoch),
+    "accept a stale epoch": Bug(AcceptsAStaleEpoch, 3, ("stop_owner", "bad_network", "cut_off")),
     "promote a lagging copy": Bug(PromotesALaggingCopy),
     "reset the epoch after a wipe": Bug(ResetsTheEpochAfterAWipe),
     "believe a record of before": Bug(BelievesARecordOfBefore, 2, ("save", "set_back", "crash")),

@@ -68,7 +68,7 @@ class Index(Node):
             if fate in ("restore", "advance"):
                 restored = Record(
                     owner=said.owner,
-                    epoch=said.epoch,
+                    epoch=self.rules.restored(said.epoch),
                     in_sync=said.in_sync,
                     replicas=said.config.replicas,
                     policy={"replicas": len(said.config.replicas), "min_in_sync": said.config.min_in_sync},

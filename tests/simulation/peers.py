@@ -146,16 +146,18 @@ class Peer(Node):
         if record is None:
             return
         if record.owner != self.name:
-            if record.epoch > self.target[0] and self.name in record.replicas:
+            if self.rules.is_newer(record.epoch, self.target[0]) and self.name in record.replicas:
                 self.target = (record.epoch, record.owner)
-            if self.progress is not None and record.epoch > self.progress.epoch:
+            if self.progress is not None and self.rules.is_newer(record.epoch, self.progress.epoch):
                 self._retire(f"{record.owner} owns the topic in epoch {record.epoch}")
             return
         membership = membership_of(record)
         if self.progress is not None and self.progress.epoch == record.epoch:
             if membership.order > self.progress.membership.order:
                 self._store_membership(membership)
-        elif record.epoch > self.copy.bond.epoch and self.rules.is_confirmed(record, answer.life):
+        elif self.rules.is_newer(record.epoch, self.copy.bond.epoch) and self.rules.is_confirmed(
+            record, answer.life
+        ):
             self._begin_epoch(membership)
 
     def _store_membership(self, membership: Membership) -> None:
@@ -181,7 +183,8 @@ class Peer(Node):
     def _begin_epoch(self, membership: Membership) -> None:
         def transaction(copy: Copy) -> bool:
             taken = self.rules.takes(copy.bond, membership.epoch, self.name)
-            if membership.epoch <= copy.bond.epoch or not taken or not self.rules.may_own(copy.sound):
+            newer = self.rules.is_newer(membership.epoch, copy.bond.epoch)
+            if not newer or not taken or not self.rules.may_own(copy.sound):
                 return False
             copy.epochs = self.rules.opened(copy.epochs, membership.epoch, len(copy.log), self.name)
             copy.bond = copy.bond.bound(membership.epoch, self.name)

@@ -43,6 +43,14 @@ class Rules:
     ) -> int | None:
         return epochs.where_logs_part(owner, owner_end, follower, follower_end)
 
+    def is_newer(self, epoch: int, known: int) -> bool:
+        """Whether a peer that knows of one epoch heeds what is said of another one."""
+        return epoch > known
+
+    def restored(self, epoch: int) -> int:
+        """The epoch of a record that is made from what a copy says."""
+        return epoch
+
     def opened(
         self, found: Sequence[EpochStart], epoch: int, log_end: int, owner: str
     ) -> tuple[EpochStart, ...]:

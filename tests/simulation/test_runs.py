@@ -1,6 +1,7 @@
 """A fixed share of seeds, the same for everybody, and some that nobody has seen."""
 
 import random
+from functools import cache
 
 import pytest
 
@@ -39,3 +40,29 @@ def test_a_seed_gives_the_same_run_each_time_and_a_story_that_can_be_read() -> N
     assert story == tell(7)
     assert len(story) > 20
     assert any("owns the topic in epoch" in line for line in story)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "cuts off",
+        "is dead, and proposes",
+        "rebuilds the record",
+        "renews",
+        "resigns",
+        "moves the ownership",
+        "places: add",
+        "places: remove",
+        "LOSES ITS DISK",
+        "RESTARTED FROM A SNAPSHOT",
+        "GOES ON",
+        "nothing goes through",
+    ],
+)
+def test_the_seeds_lead_to(what: str) -> None:
+    assert any(what in line for seed in range(60) for line in story_of(seed))
+
+
+@cache
+def story_of(seed: int) -> list[str]:
+    return tell(seed)
