@@ -20,6 +20,7 @@ import random
 from collections.abc import Iterable, Mapping
 
 from pubsub.core.failover import judge
+from pubsub.core.ownership import is_confirmed
 from pubsub.core.placement import Step
 from pubsub.errors import PubsubError, RegistryUnavailableError
 from pubsub.index.clock import Clock
@@ -241,7 +242,8 @@ class Controller:
             if record is None or not self._concerns(record):
                 self._forget(name)
                 continue
-            self._tell_again(record)
+            if is_confirmed(explicit(record), life):  # nobody owns a topic by another record
+                self._tell_again(record)
             lost = (record.id, record.epoch, record.owner) in self._lost
             able = alive - {record.owner} if lost else alive
             verdict = judge(explicit(record), life=life, settled=self._settling.settled, alive=able)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from pubsub.core.epochs import next_epoch
 from pubsub.core.failover import hand_over
 from pubsub.core.ownership import Change, changed, is_confirmed
@@ -58,6 +60,10 @@ class Proposing:
         if record is None:
             await self._settling.check_absence(frame.topic)
             return m.Proposed(frame.id, False, None)
+        if record.owner == frame.name and not is_confirmed(explicit(record), self._settling.life):
+            # Who owns it is not decided: nothing that the owner does not know already, so that nobody begins to own it.
+            known = {"epoch": frame.epoch, "version": max(frame.version, 0)}
+            record = msgspec.structs.replace(record, **known)
         address = self._peers.standing(record.owner).address or ""
         return m.Proposed(frame.id, applied, copy_state(record, frame.name, address))
 

@@ -106,6 +106,7 @@ class IndexServer:
         )
         announcing.on_lost_copy = self._controller.on_lost_copy
         telling.on_refused = self._controller.on_refused
+        telling.on_lost_copy = self._controller.on_lost_copy
         topics = Topics(
             registry, peers, directory, settling, links, placing, telling, ttl_seconds, self._spawn, clock
         )

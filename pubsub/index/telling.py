@@ -51,6 +51,8 @@ class Telling:
         self, registry: Registry, peers: PeerTable, links: PeerLinks, ttl_seconds: float, spawn: Spawn
     ) -> None:
         self._registry = registry
+        self.on_lost_copy: Callable[[TopicRecord], None] = lambda record: None
+        """Called when the owner of a topic that others hold, too, has no copy of it any more."""
         self._peers = peers
         self._links = links
         self._patience_seconds = 2 * ttl_seconds
@@ -136,8 +138,11 @@ class Telling:
             highest_epoch = error.data.get("highest_epoch")
             if isinstance(highest_epoch, int):
                 self.on_refused(record, highest_epoch)
-                return True
-            return False
+            elif error.data.get("lost"):
+                self.on_lost_copy(record)
+            else:
+                return False
+            return True
         except PubsubError as error:
             log.info("peer %s is not told of topic %s yet: %s", peer, record.name, error)
             return not error.retriable and not isinstance(error, TimeoutExpiredError)

@@ -167,8 +167,8 @@ class Registry(ABC):
     async def generation(self, now: int) -> Generation:
         """Say which life this is. An empty registry begins a new one, and so does one that was set back.
 
-        It was set back if it has forgotten an earlier call: an old snapshot was loaded, or a replica took over
-        that lagged behind. Known limit: changes after the last call are not missed, so call it often.
+        It was set back if it has forgotten an earlier call; and it may have been if it is in another process than
+        the one in which its life was begun: an old snapshot was loaded, or a replica took over that lagged behind.
         """
 
     # Peers

@@ -8,17 +8,20 @@ over, or a name missing from a list until the peer beats or announces again.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Literal
 
 import msgspec
+from redis.asyncio import RedisCluster
 
 from pubsub.config import DEFAULT_NAMESPACE
 from pubsub.errors import ClosedError, RegistryUnavailableError, SettingsError, reason_of
 from pubsub.registry import scripts
-from pubsub.registry.commands import PIPELINE_COMMANDS, Command, Commands
+from pubsub.registry.cancellation import cancellations, raise_lost_cancellation
+from pubsub.registry.commands import PIPELINE_COMMANDS, REDIS_ERRORS, Command, Commands
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient, make_client
 from pubsub.registry.events import watch_events
 from pubsub.registry.interface import (
@@ -110,7 +113,9 @@ class RedisRegistry(Registry):
     async def generation(self, now: int) -> Generation:
         keys = self._keys
         (reply,) = await self._run(
-            scripts.BEGIN_GENERATION.call(keys.registry, uuid.uuid4().hex, now, SCHEMA, self._seen_at, now)
+            scripts.BEGIN_GENERATION.call(
+                keys.registry, uuid.uuid4().hex, now, SCHEMA, self._seen_at, now, await self._process()
+            )
         )
         identity, created_at, schema, seen_at = reply
         try:
@@ -121,6 +126,19 @@ class RedisRegistry(Registry):
         if found.schema > SCHEMA:
             raise SettingsError(f"the registry in {self.where} belongs to a newer version of pubsub")
         return found
+
+    async def _process(self) -> str:
+        """What tells one process of Redis from another; empty where it does not say, or is several."""
+        if self._client is None or isinstance(self._client, RedisCluster):
+            return ""
+        cancelled_before = cancellations()
+        try:
+            async with asyncio.timeout(self._reply_seconds):
+                told = await self._client.info("server")
+        except REDIS_ERRORS:
+            raise_lost_cancellation(cancelled_before)
+            return ""  # not allowed, or unknown; or the server is away, which whoever asks next finds out
+        return str(told.get("run_id", ""))
 
     # Peers
 

@@ -719,3 +719,18 @@ async def test_deadlines_are_those_of_the_peers(registry: RedisRegistry) -> None
     await registry.register_peer(a_peer(), TTL, NOW)
     await registry.register_peer(a_peer("bob", "bb.1"), TTL, NOW + SECOND)
     assert await registry.deadlines() == {"alice": NOW + 6 * SECOND, "bob": NOW + 7 * SECOND}
+
+
+async def test_a_registry_in_another_process_begins_a_new_life_once(
+    registry: RedisRegistry,
+) -> None:
+    first = await registry.generation(NOW)
+    if not await raw(registry, "HEXISTS", "pubsub:registry", "process"):
+        assert (
+            await registry._process() == ""
+        )  # embedded, or a cluster: it tells of no process, or of several
+        return
+    await raw(registry, "HSET", "pubsub:registry", "process", "another one")
+    second = await registry.generation(NOW + SECOND)
+    assert second.id != first.id
+    assert await registry.generation(NOW + 2 * SECOND) == second

@@ -145,6 +145,21 @@ async def test_bad_proposals_are_refused(
         await peer.link.request(changed, 5.0)
 
 
+async def test_no_answer_makes_a_peer_the_owner_by_a_record_that_is_not_confirmed(
+    index: IndexServer, crowd: Crowd, topic: m.TopicInfo
+) -> None:
+    record = await record_of(index, "t")
+    unsure = msgspec.structs.replace(record, owner="bob", epoch=9, life="an earlier one")
+    assert (await registry_of(index).compare_and_set_topic("t", record, unsure)).applied
+    asked = crowd["bob"].copies[topic.id]
+    answer = await crowd["bob"].propose("t", [], version=asked.version)
+    assert answer.record is not None
+    assert (answer.record.epoch, answer.record.version) == (asked.epoch, asked.version)
+    reply = await crowd["bob"].announce()
+    assert reply.create == []
+    assert not any(copy.role == "owner" for copy in crowd["bob"].told)
+
+
 async def test_a_thousand_proposals_are_decided_together(
     index: IndexServer, crowd: Crowd, open_link: Connect
 ) -> None:
