@@ -94,6 +94,14 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "copied_state",
+        sa.Column("topic_id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("kind", sa.Text, primary_key=True),
+        sa.Column("row_key", sa.Text, primary_key=True),
+        sa.Column("cells", sa.LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "orphaned_messages",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("topic_id", sa.Integer, nullable=False),

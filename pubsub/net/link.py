@@ -39,7 +39,7 @@ class Link(Connection):
         self.welcome: m.Welcome | None = None
         self.streams: dict[int, Callable[[m.Deliver | m.Ended], None]] = {}
         """Subscription -> who takes its frames."""
-        self.copies: dict[int, Callable[[m.Replicate | m.Ended], None]] = {}
+        self.copies: dict[int, Callable[[m.Replicate | m.Beside | m.Ended], None]] = {}
         """Subscription of a copy that follows -> who takes its frames."""
         self.on_marks: Callable[[m.Marks], None] = lambda frame: None
         """Who takes what an owner says of the copies that follow it."""
@@ -119,7 +119,7 @@ class Link(Connection):
                 stream(frame)
             elif type(frame) is m.Ended and (copy := self.copies.get(frame.subscription)) is not None:
                 copy(frame)
-        elif type(frame) is m.Replicate:
+        elif type(frame) is m.Replicate or type(frame) is m.Beside:
             if (copy := self.copies.get(frame.subscription)) is not None:
                 copy(frame)
         elif type(frame) is m.Marks:

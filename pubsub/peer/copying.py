@@ -18,6 +18,7 @@ from pubsub.peer.feeding import check_batches
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import batch_bytes
 from pubsub.protocol.codec import encode_frame
+from pubsub.storage.beside import Row
 from pubsub.storage.marks import decode_mark
 from pubsub.storage.topic import Topic
 from pubsub.storage.work import Received
@@ -40,12 +41,17 @@ class Copying:
     __slots__ = (
         "_asked",
         "_backlog",
+        "_beside",
+        "_beside_at",
+        "_beside_number",
         "_busy",
         "_next_epochs",
         "_parts",
         "_parts_bytes",
         "_position",
+        "_snapshot",
         "_start",
+        "_synced",
         "_whole_to",
         "follows",
         "number",
@@ -63,7 +69,7 @@ class Copying:
         self._asked = 0
         """Counts the times it has asked: what comes for an earlier one is dropped."""
         self._busy: asyncio.Task[None] | None = None
-        self._backlog: list[m.Replicate] = []
+        self._backlog: list[m.Replicate | m.Beside] = []
         """What came while the answer was being carried out."""
         self._position = 0
         """Where what has been received ends ..."""
@@ -74,6 +80,15 @@ class Copying:
         self._parts: list[tuple[m.Batch, list[tuple[int, str]]]] = []
         """Received and not submitted: part of a batch."""
         self._parts_bytes = 0
+        self._snapshot: list[Row] = []
+        """Received of all that the owner has besides messages."""
+        self._beside: list[tuple[bool, list[Row]]] = []
+        """What it has, or has changed, besides messages, to be stored once ..."""
+        self._beside_at = 0
+        """... this copy ends there."""
+        self._beside_number = 0
+        self._synced = False
+        """Whether this copy has all of it; from then on it is stored with the messages that belong to it."""
         self._next_epochs: list[EpochStart] = []
         """Epochs of the owner's log that this one has not reached."""
 
@@ -122,8 +137,10 @@ class Copying:
             self._busy.cancel()
         self._busy = None
         self._backlog.clear()
-        self._parts.clear()
+        self._parts = []
         self._parts_bytes = 0
+        self._snapshot, self._beside = [], []
+        self._beside_at, self._synced = 0, False
 
     def _on_reply(self, asked: int, epoch: int, reply: m.Frame | PubsubError) -> None:
         if asked != self._asked:
@@ -227,12 +244,14 @@ class Copying:
         for frame in backlog:
             self.on_frame(frame)
 
-    def on_frame(self, frame: m.Replicate | m.Ended) -> None:
+    def on_frame(self, frame: m.Replicate | m.Beside | m.Ended) -> None:
         """Something came for this subscription."""
         if isinstance(frame, m.Ended):
             self._failed(error_from_wire(frame.code, frame.message, frame.data))
         elif not self.follows:
             self._backlog.append(frame)
+        elif isinstance(frame, m.Beside):
+            self._take_beside(frame)
         elif frame.epoch != self.topic.epoch or frame.start != self._position or frame.stop < frame.start:
             self._failed(NotOwnerError("what came does not continue the copy", epoch=self.topic.epoch))
         else:
@@ -241,6 +260,19 @@ class Copying:
             except DamagedFileError as error:
                 log.error("from %s: %s; nothing of it is stored", self.topic.owner, error)
                 self._failed(error)
+
+    def _take_beside(self, frame: m.Beside) -> None:
+        if frame.reset:
+            self._snapshot += frame.rows
+            if frame.more:
+                return
+            rows, self._snapshot = self._snapshot, []
+            self._beside = [(True, rows)]
+        else:
+            self._beside.append((False, frame.rows))
+        self._beside_at, self._beside_number = frame.at, frame.number
+        if frame.at <= self._position and not self._parts:
+            self._store(0, 0, 0)
 
     def _take(self, frame: m.Replicate) -> None:
         messages = size_bytes = 0
@@ -255,8 +287,9 @@ class Copying:
                 first = offsets[position] if offsets else frame.batch.first_offset + position
                 self._whole_to = first + decode_mark(text).messages
         self._position = frame.stop
-        if self._whole_to > frame.stop > frame.committed:
-            # The rest of the batch is on its way: room for it, whatever the window is.
+        torn = self._synced and self._beside_at > frame.stop
+        if torn or self._whole_to > frame.stop > frame.committed:
+            # The rest of the batch, or of the transaction, is on its way: room for it, whatever the window is.
             self.source.report(self.number, self.topic.next_offset, messages, size_bytes)
             return
         self._store(frame.committed, messages, size_bytes)
@@ -265,6 +298,10 @@ class Copying:
         topic, number, stop = self.topic, self.number, self._position
         epochs = [entry for entry in self._next_epochs if entry.start <= stop]
         del self._next_epochs[: len(epochs)]
+        beside, shipped = [], None
+        if self._beside and self._beside_at <= stop:
+            beside, self._beside = self._beside, []
+            shipped, self._synced = self._beside_number, True
 
         def done(error: PubsubError | None) -> None:
             if self.number != number:
@@ -272,6 +309,8 @@ class Copying:
             if error is not None:
                 self._failed(error)
                 return
+            if shipped is not None:
+                self.source.report_beside(number, shipped)
             self.source.report(number, stop, messages, size_bytes)
             self._look_if_caught_up(committed)
 
@@ -285,13 +324,14 @@ class Copying:
             size_bytes=self._parts_bytes,
             done=done,
             epochs=epochs,
+            beside=beside,
         )
         self._start, self._parts, self._parts_bytes = stop, [], 0
         self.source.node.store.receive(work)
 
     def _look_if_caught_up(self, committed: int) -> None:
         topic = self.topic
-        if not topic.caught_up and topic.next_offset >= committed:
+        if not topic.caught_up and self._synced and topic.next_offset >= committed:
             self.source.caught_up(topic)
 
 

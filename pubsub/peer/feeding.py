@@ -8,19 +8,24 @@ pieces: its window is a bound on what it holds in memory, not on what an applica
 from __future__ import annotations
 
 import logging
+from collections import deque
 
 from pubsub.core.credit import Window
 from pubsub.errors import ConflictError, DamagedFileError, InternalError, PubsubError
 from pubsub.peer.delivery import Delivery, Feed, Subscriber
 from pubsub.peer.tail import Piece
 from pubsub.protocol.batch import batch_bytes, batch_checksum, next_position, slice_batch
-from pubsub.protocol.codec import encode_copy, replicate_head
-from pubsub.protocol.messages import Batch
+from pubsub.protocol.codec import encode_copy, encode_frame, replicate_head
+from pubsub.protocol.messages import Batch, Beside
 from pubsub.storage.copying import Marks, read_log, slice_marks, whole_batches
 from pubsub.storage.marks import decode_mark
 from pubsub.storage.store import Store
 
 log = logging.getLogger("pubsub.peer")
+
+
+MOST_ROWS_BYTES = 8 * 1024 * 1024
+"""Changes besides messages that wait for a follower; beyond it, it begins anew."""
 
 
 class Feeding(Delivery):
@@ -40,6 +45,30 @@ class Feeding(Delivery):
         super().__init__(subscriber, number, feed, position, window, name, store, None, "")
         self.epoch = epoch
         self.follows = True
+        self.synced = False
+        """Whether the copy has what the topic has besides messages; before, it counts for nothing."""
+        self.reported = (position, (0, 0))
+        """The end and the config that it has reported last."""
+        self.snapshot_number: int | None = None
+        """Of what it was sent as all there is besides messages; None: not yet."""
+        self._rows: deque[tuple[int, bytes]] = deque()
+        """(offset from which on it is to be sent, frame) of what has changed since, besides messages."""
+        self._rows_bytes = 0
+
+    def add_rows(self, begin: int, frame: Beside) -> None:
+        """A transaction that appended from `begin` on has changed rows besides messages."""
+        encoded = encode_frame(frame)
+        self._rows.append((begin, encoded))
+        self._rows_bytes += len(encoded)
+        if self._rows_bytes > MOST_ROWS_BYTES:
+            self.end(ConflictError(f"the follower {self.name} is too far behind; follow again"))
+
+    def _send_rows(self) -> None:
+        """What is to be stored with the next messages goes before them."""
+        while self._rows and self._rows[0][0] <= self.position and self.snapshot_number is not None:
+            _, encoded = self._rows.popleft()
+            self._rows_bytes -= len(encoded)
+            self.connection.send(encoded)
 
     @property
     def stop(self) -> int:
@@ -48,6 +77,8 @@ class Feeding(Delivery):
     def pump(self) -> None:
         """Send whatever may be sent now."""
         topic = self.feed.topic
+        if self._rows and not self._ended:
+            self._send_rows()
         while (
             self.position < topic.next_offset
             and self._window.messages > 0
@@ -86,10 +117,13 @@ class Feeding(Delivery):
         self._window.spend(messages, size_bytes)
         self.sent_messages += messages
         self.position = stop
+        if self._rows:
+            self._send_rows()
 
     async def _read(self) -> None:
         """Read a chunk from disk, check it, and send it."""
-        topic, stop, limits = self.feed.topic, self.feed.topic.next_offset, self.connection.limits
+        topic, limits = self.feed.topic, self.connection.limits
+        stop = next((begin for begin, _ in self._rows if begin > self.position), topic.next_offset)
         settings = self._store.settings
         try:
             found = await self._store.look(

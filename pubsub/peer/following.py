@@ -123,6 +123,7 @@ class Source:
         """Those to ask again -> whether to ask an index first."""
         self._ends: dict[int, list[int]] = {}
         self._configs: list[tuple[int, int, int]] = []
+        self._beside: dict[int, int] = {}
         self._reporting = False
         self._reported_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,6 +181,10 @@ class Source:
             entry[2] += size_bytes
         self._report_soon()
 
+    def report_beside(self, number: int, shipped: int) -> None:
+        """A copy has what its topic has besides messages, up to this change; `report` follows."""
+        self._beside[number] = shipped
+
     def report_config(self, number: int, config: Config) -> None:
         """A copy has stored which copies there are."""
         copying = self.by_number.get(number)
@@ -197,9 +202,10 @@ class Source:
         ends = [(number, *entry) for number, entry in self._ends.items() if number in self.by_number]
         configs, self._configs = self._configs, []
         self._ends.clear()
+        beside, self._beside = list(self._beside.items()), {}
         if self.link is not None and self.link.open:
             self._reported_at = self._loop.time()
-            frame = m.Progress([(n, end, messages, size) for n, end, messages, size in ends], configs)
+            frame = m.Progress([(n, end, messages, size) for n, end, messages, size in ends], configs, beside)
             self.link.send(encode_frame(frame))
             store, link = self.node.store, self.link
             if store.full:

@@ -31,7 +31,9 @@ from pubsub.peer.reading import Reading
 from pubsub.peer.replicas import Replicas
 from pubsub.peer.retention import Retention
 from pubsub.peer.schedule import Schedule
+from pubsub.peer.shipping import Shipping
 from pubsub.protocol import messages as m
+from pubsub.storage.cursors import cursors_of
 from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
 from pubsub.version import __version__
@@ -64,6 +66,8 @@ class Node:
         self.announce_soon: Callable[[], None] = lambda: None
         """Called when a topic was made or changed here without the index; set by whoever announces."""
         store.on_append = self.on_append
+        store.on_beside = lambda committed: self.shipping.on_committed(committed)
+        store.hold_change = lambda change: self.shipping.hold(change)
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {
             m.Held: self.on_held,
@@ -73,6 +77,7 @@ class Node:
         """Messages cut off copies since the start."""
         self.replicas = Replicas(self)
         self.following = Following(self)
+        self.shipping = Shipping(self)
         self.holding = Holding(self)
         self.handing_over = HandingOver(self)
         self.cursors = Cursors(self)
@@ -86,6 +91,7 @@ class Node:
         self.side_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "retention": self.retention.run,
             "replication": self.replicas.run,
+            "what topics have besides messages": self.shipping.run,
         }
         """What runs beside the requests for as long as the peer does."""
         for part in (
@@ -200,6 +206,7 @@ class Node:
 
     async def serve_topic(self, topic: Topic) -> None:
         """This peer owns a topic from now on, of which it had a copy."""
+        self.store.cursors.reload(await self.store.look(cursors_of, topic.id))
         await self.groups.take_topic(topic)
         await self.schedule.take_topic(topic)
 

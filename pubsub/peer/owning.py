@@ -29,6 +29,9 @@ class Owned:
 
     __slots__ = (
         "_uncommitted_bytes",
+        "beside_acked",
+        "beside_number",
+        "beside_waiting",
         "feedings",
         "lag_us",
         "progress",
@@ -59,6 +62,12 @@ class Owned:
         """(offset behind a batch, who waits until it is committed), in the order of the log mostly."""
         self.uncommitted: deque[Appended] = deque()
         self._uncommitted_bytes = 0
+        self.beside_number = 0
+        """Counts the transactions that changed what the topic has besides messages."""
+        self.beside_acked: dict[str, int] = {}
+        """Peer -> the last of them that its copy has."""
+        self.beside_waiting: deque[tuple[int, Callable[[PubsubError | None], None]]] = deque()
+        """Who waits until all copies that are in sync have one, in order."""
         self.proposing = False
         """Whether a proposal is being stored or sent."""
         self.retry_at = 0
@@ -124,6 +133,26 @@ class Owned:
                     left.extend(waiting)
                     break
         self.waiting = left
+
+    def wait_beside(self, done: Callable[[PubsubError | None], None]) -> None:
+        """Call `done` once the copies in sync have what has been changed besides messages up to now."""
+        self.beside_waiting.append((self.beside_number, done))
+        self.answer_beside()
+
+    def answer_beside(self) -> None:
+        """Tell those who waited for what all copies that are in sync have by now."""
+        if not self.beside_waiting:
+            return
+        others = self.progress.counted - {self.progress.peer}
+        had = min((self.beside_acked.get(peer, -1) for peer in others), default=self.beside_number)
+        while self.beside_waiting and self.beside_waiting[0][0] <= had:
+            self.beside_waiting.popleft()[1](None)
+
+    def fail_beside(self, error: PubsubError) -> None:
+        """This peer owns the topic no more: whether what was changed stays so is not known."""
+        waiting, self.beside_waiting = self.beside_waiting, deque()
+        for _, done in waiting:
+            done(error)
 
     def fail_waiting(self, error: PubsubError) -> None:
         """Tell all who wait that it is not known whether theirs will be committed."""

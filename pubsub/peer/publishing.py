@@ -71,7 +71,14 @@ class Publishing:
                     node.schedule.added(topic, count, due)
                 else:
                     node.published_messages += len(append.payloads)  # without those stored before
-            if topic.replicas and not due:
+            if topic.replicas and due:
+                self._node.shipping.wait(
+                    topic,
+                    lambda error: answer(
+                        error or m.Published(frame.id, first_offset, duplicate, append.offsets)
+                    ),
+                )
+            elif topic.replicas:
                 self._answer_replicated(topic, frame, append, first_offset, duplicate, answer)
             else:
                 answer(m.Published(frame.id, first_offset, duplicate, append.offsets))
@@ -89,6 +96,7 @@ class Publishing:
         )
         if due:
             append.due_us = due
+            append.wide_ids = bool(topic.replicas)
         elif frame.expect_offset != -1 or frame.message_ids is not None:
             append.expect_offset = frame.expect_offset
             append.message_ids = frame.message_ids

@@ -86,6 +86,7 @@ class Replicas:
             for waiting in (self._awake, self._untold):
                 waiting.discard(owned)
             owned.fail_waiting(error)
+            owned.fail_beside(error)
             for feeding in list(owned.feedings.values()):
                 feeding.end(error)
 
@@ -108,6 +109,7 @@ class Replicas:
         if not topic.replicas:  # this peer alone has it now
             del self._owned[topic.id]
             owned.answer_committed()
+            owned.answer_beside()
             self._tell_committed(owned)
             for feeding in list(owned.feedings.values()):
                 feeding.end(NotOwnerError(f"topic {topic.name} has no replicas any more"))
@@ -139,6 +141,7 @@ class Replicas:
             self._untold.add(owned)
             self._unsaved[topic.id] = topic
             owned.answer_committed()
+        owned.answer_beside()
 
     def _tell_committed(self, owned: Owned) -> None:
         topic = owned.topic
@@ -215,11 +218,9 @@ class Replicas:
         owned.feedings[frame.name] = feeding
         feeding.when_ended = lambda: self._lost(owned, feeding)
         deliveries.add(feeding)
-        now = self.now()
-        self._heard(frame.name, now)
-        owned.progress.followed(frame.name, frame.epoch, frame.next_offset, now, frame.config)
-        self._awake.add(owned)
-        self._advance(owned)
+        feeding.reported = (frame.next_offset, frame.config)
+        self._heard(frame.name, self.now())
+        self._node.shipping.ship_all(owned, feeding)
         feeding.pump()
 
     def _lost(self, owned: Owned, feeding: Feeding) -> None:
@@ -232,6 +233,7 @@ class Replicas:
         if connection.greeting is not None:
             self._heard(connection.greeting.name, now)
         touched: set[Owned] = set()
+        beside = dict(frame.beside)
         configs = {number: (epoch, version) for number, epoch, version in frame.configs}
         for number, end, messages, size_bytes in frame.ends:
             feeding = self._node.deliveries.find(connection, number)
@@ -240,8 +242,12 @@ class Replicas:
             owned = self._owned.get(feeding.feed.topic.id)
             if owned is None or owned.feedings.get(feeding.name) is not feeding:
                 continue
-            config = configs.get(number, (0, 0))
-            owned.progress.followed(feeding.name, feeding.epoch, end, now, config)
+            config = max(configs.get(number, (0, 0)), feeding.reported[1])
+            feeding.reported = (end, config)
+            if number in beside:
+                self._node.shipping.acknowledged(owned, feeding, beside[number])
+            if feeding.synced:
+                owned.progress.followed(feeding.name, feeding.epoch, end, now, config)
             touched.add(owned)
             feeding.credit(messages, size_bytes)
         for owned in touched:

@@ -737,6 +737,8 @@ class Progress(msgspec.Struct, array_like=True, tag=87, frozen=True):
     """(subscription, log end, messages, bytes): so much of what was sent since the last report may be sent anew."""
     configs: list[tuple[int, int, int]] = []
     """(subscription, epoch, version) of a CopySet that it has stored."""
+    beside: list[tuple[int, int]] = []
+    """(subscription, number) of the last Beside that it has stored."""
 
 
 class Marks(msgspec.Struct, array_like=True, tag=88, frozen=True):
@@ -806,6 +808,21 @@ class OrphanList(msgspec.Struct, array_like=True, tag=95, frozen=True):
     orphans: list[OrphanedMessage]
 
 
+class Beside(msgspec.Struct, array_like=True, tag=96, frozen=True):
+    """The owner to a follower: what the topic has besides messages, or what of it has changed. Not a reply."""
+
+    subscription: int
+    number: int
+    """Counts them, within an epoch of the topic."""
+    at: int
+    """Log end of the owner then: to be stored together with the messages up to there."""
+    rows: list[tuple[str, str, bytes | None]]
+    """(table, key of a row as a JSON array, its other cells as a msgpack array); nil: the row is gone."""
+    reset: bool = False
+    """This, and what follows up to the last of it, is all there is."""
+    more: bool = False
+
+
 Frame = (
     Hello | Welcome | Failure | Done | Publish | Published
     | Subscribe | Subscribed | Deliver | Credit | Unsubscribe | Ended | Query | QueryResult
@@ -819,7 +836,7 @@ Frame = (
     | Propose | Proposed | CopyEnds | CopyEndList
     | Follow | Followed | Replicate | Progress | Marks
     | HandOver | ChangeReplicas | Promote | Drain
-    | Orphans | OrphanList
+    | Orphans | OrphanList | Beside
 )  # fmt: skip
 """Any frame."""
 

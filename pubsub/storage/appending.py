@@ -6,6 +6,7 @@ of what the file has: after a transaction that failed, `forget` it and it is rea
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 from typing import Any
@@ -49,8 +50,9 @@ class Appender:
         self._next_schedule_id = 0
 
     def forget_end(self, topic_id: int) -> None:
-        """Read the end of a topic from the file again: others have written to it, or may have."""
+        """Read what is known of a topic from the file again: others have written to it, or may have."""
         self._ends.pop(topic_id, None)
+        self.producers.drop(topic_id)
 
     def write(self, cursor: sqlite3.Cursor, appends: list[Append], outcome: Committed) -> None:
         """Store what may be stored, in the transaction that is open; the answers go into `outcome`."""
@@ -157,7 +159,10 @@ class Appender:
 
     def _hold(self, cursor: sqlite3.Cursor, append: Append, held: list[HeldRow], now_us: int) -> int:
         """Add an append's messages to the rows to be held; the first of their schedule ids is returned."""
-        first = self._next_schedule_id or _load_schedule_id(cursor)
+        if append.wide_ids:
+            first = 1 + (secrets.randbits(38) << 14)
+        else:
+            first = self._next_schedule_id or _load_schedule_id(cursor)
         columns = (
             append.keys or [None] * len(append.payloads),
             append.headers or [None] * len(append.payloads),
@@ -165,7 +170,8 @@ class Appender:
         )
         for schedule_id, cells in enumerate(zip(*columns, strict=True), first):
             held.append((schedule_id, append.topic_id, append.due_us, *cells, now_us))
-        self._next_schedule_id = first + len(append.payloads)
+        if not append.wide_ids:
+            self._next_schedule_id = first + len(append.payloads)
         return first
 
 

@@ -17,7 +17,7 @@ from pubsub.core.epochs import EpochStart, opened
 from pubsub.core.replication import Config, Proposal
 from pubsub.errors import NotOwnerError, PubsubError
 from pubsub.protocol.messages import CopyState
-from pubsub.storage import copying
+from pubsub.storage import beside, copying
 from pubsub.storage.epochs import store_epochs
 from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.work import Received
@@ -82,6 +82,8 @@ class Copies:
             (end,) = cursor.execute("SELECT next_offset FROM topics WHERE id = ?", (topic.id,)).fetchone()
             epochs = topic.log_epochs
             if owns:
+                if topic.role != OWNER:
+                    beside.take_over(cursor, topic.id)
                 epochs = opened(epochs, copy.epoch, end, lossy=copy.lossy, owner=copy.owner)
             store_epochs(cursor, topic.id, epochs)
             return end, epochs

@@ -24,6 +24,7 @@ from pubsub.core.sequence import ProducerState, StoredBatch, replay
 from pubsub.errors import NotOwnerError
 from pubsub.protocol.batch import slice_batch
 from pubsub.protocol.messages import Batch
+from pubsub.storage import beside
 from pubsub.storage.epochs import add_epochs
 from pubsub.storage.marks import decode_mark
 from pubsub.storage.producers import Producers
@@ -77,6 +78,8 @@ class Copier:
             for statement, values in plan_copies(work.topic_id, batch, marks):
                 cursor.execute(statement, values)
             self._learn(cursor, work.topic_id, batch, marks)
+        for reset, rows in work.beside:
+            beside.store(cursor, work.topic_id, rows, reset=reset)
         if work.epochs:
             add_epochs(cursor, work.topic_id, work.epochs)
         work.messages, work.stored_bytes = messages, size_bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -49,6 +50,11 @@ class CursorTable:
         for row in connection.exec_driver_sql(
             "SELECT topic_id, name, topic, position, generation, updated_at FROM cursors"
         ):
+            self._put(Cursor(**(dict(zip(Cursor.__struct_fields__, row, strict=True)))))
+
+    def reload(self, connection_rows: Sequence[Sequence[Any]]) -> None:
+        """Take in rows that were stored by others than this: those of a topic that this peer has taken over."""
+        for row in connection_rows:
             self._put(Cursor(**(dict(zip(Cursor.__struct_fields__, row, strict=True)))))
 
     def _put(self, cursor: Cursor) -> None:
@@ -281,3 +287,12 @@ def _age(cursor: Cursor) -> tuple[int, int]:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
+
+
+def cursors_of(connection: Connection, topic_id: int) -> list[tuple[Any, ...]]:
+    """The rows of one topic."""
+    found = connection.exec_driver_sql(
+        "SELECT topic_id, name, topic, position, generation, updated_at FROM cursors WHERE topic_id = ?",
+        (topic_id,),
+    )
+    return [tuple(row) for row in found]

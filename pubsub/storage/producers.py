@@ -67,6 +67,14 @@ class Producers:
         self._behind.clear()
         self._unread = True
 
+    def drop(self, topic_id: int) -> None:
+        """Read a topic's producers from the file again; what was known of them is in the rows, or the log."""
+        for key in [key for key in self._states if key[0] == topic_id]:
+            del self._states[key]
+            self._ahead.discard(key)
+        self._behind.discard(topic_id)
+        self._unread = True
+
     def read(self, cursor: sqlite3.Cursor, topic_id: int) -> None:
         """Learn what a topic's log says beyond the rows; to be called before any other use of the topic."""
         sent: dict[int, list[StoredBatch]] = {}

@@ -185,6 +185,16 @@ epochs = Table(
     sqlite_with_rowid=False,
 )
 
+copied_state = Table(
+    "copied_state",  # of a topic that this peer has a copy of: what its owner has besides messages
+    metadata,
+    Column("topic_id", Integer, primary_key=True, autoincrement=False),
+    Column("kind", Text, primary_key=True),  # the table that the owner has it in
+    Column("row_key", Text, primary_key=True),  # JSON array
+    Column("cells", LargeBinary, nullable=False),  # msgpack array
+    sqlite_with_rowid=False,
+)
+
 orphaned_messages = Table(
     "orphaned_messages",  # cut off copies: the topic's log has something else there, or nothing
     metadata,
@@ -215,6 +225,7 @@ BY_TOPIC = (
     "latest_keys",
     "epochs",
     "orphaned_messages",
+    "copied_state",
 )
 """Tables with a column topic_id: what has to go when a topic is deleted."""
 
@@ -223,6 +234,7 @@ MANY_OF_A_TOPIC = (
     ("message_ids", "message_id"),
     ("producers", "producer"),
     ("orphaned_messages", "id"),
+    ("copied_state", "row_key"),
 )
 """Those of them, besides messages, that may have very many rows of one topic; and the rest of their primary key."""
 

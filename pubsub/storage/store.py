@@ -97,6 +97,10 @@ class Store:
         """Why the file cannot be written to at the moment, or None."""
         self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
         """Called after each commit with what it added to a topic, in order."""
+        self.on_beside: Callable[[Committed], None] = lambda committed: None
+        """Called before that, where rows of replicated topics have changed, besides messages."""
+        self.hold_change: Callable[[Change], None] = lambda change: change.done(None)
+        """Called with a change of such rows: it is to be answered once the copies have it."""
         self.queued_bytes = 0
         self._lock = DirectoryLock(directory)
         self._engine: Engine
@@ -258,6 +262,8 @@ class Store:
         ):
             self._set_fault(outcome.fault)  # otherwise nothing was written that could show either
         try:
+            if outcome.beside:
+                self.on_beside(outcome)  # before what the same transaction appended
             for appended in outcome.appended:
                 topic = self.by_id.get(appended.topic_id)
                 if topic is not None:
@@ -275,7 +281,10 @@ class Store:
             self.queued_bytes -= append.size_bytes
             append.done(first_offset, duplicate, error)
         for change, error in outcome.changes:
-            change.done(error)
+            if change.touched and error is None:
+                self.hold_change(change)
+            else:
+                change.done(error)
         for received, error in outcome.received:
             self.queued_bytes -= received.size_bytes
             self.copies.received(received, error)

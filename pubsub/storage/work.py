@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from pubsub.core.epochs import EpochStart
 from pubsub.errors import PubsubError
 from pubsub.protocol.messages import Batch
+from pubsub.storage.beside import Row
 
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
 """SQL, and the rows of parameters for which it is to be run."""
@@ -45,6 +46,8 @@ class Append(msgspec.Struct, eq=False):
     """More of them, which need to know the offset of the first message; called in the writing thread."""
     offsets: list[int] | None = None
     """Set by the writer before it answers: the offset of each message, where they are not consecutive."""
+    wide_ids: bool = False
+    """Of what is held: schedule ids that no other peer gives out."""
     due_us: int = 0
     """Hold the messages until then, and answer with the first of their consecutive schedule ids; 0: store them."""
 
@@ -54,6 +57,8 @@ class Change(msgspec.Struct, eq=False):
 
     statements: Sequence[Statement]
     done: Callable[[PubsubError | None], None]
+    touched: tuple[int, ...] = ()
+    """Set by the writer: the replicated topics of which it has changed rows."""
 
 
 class Step(msgspec.Struct, eq=False):
@@ -100,6 +105,8 @@ class Received(msgspec.Struct, eq=False):
     done: Callable[[PubsubError | None], None]
     epochs: Sequence[EpochStart] = ()
     """Epochs of the owner's log that the copy's reaches with this."""
+    beside: Sequence[tuple[bool, Sequence[Row]]] = ()
+    """What the owner has besides messages: (whether it is all, rows), in order."""
     messages: int = 0
     """Set by the writer: how many messages they are ..."""
     stored_bytes: int = 0
@@ -128,6 +135,8 @@ class Committed(msgspec.Struct, frozen=True):
     changes: list[tuple[Change, PubsubError | None]]
     steps: list[tuple[Step, Any, PubsubError | None]]
     received: list[tuple[Received, PubsubError | None]]
+    beside: dict[int, list[Row]]
+    """Topic id -> rows of replicated topics that have changed, besides messages."""
     fault: str | None
     """Why the group could not be written, or None."""
 

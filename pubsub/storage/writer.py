@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pubsub.config import KIB, MIB, StorageSettings
 from pubsub.errors import InternalError, PubsubError, ReadOnlyError
+from pubsub.storage import beside
 from pubsub.storage.appending import Appender
 from pubsub.storage.copying import Copier
 from pubsub.storage.database import BUSY_TIMEOUT_SECONDS, CACHE_KIB
@@ -105,6 +106,7 @@ class Writer:
                 # A log that readers made larger than it ever is gets back to that size when it is started over.
                 most_bytes = LOG_CHECKPOINTS * self._settings.checkpoint_bytes
                 self._cursor.execute(f"PRAGMA journal_size_limit = {most_bytes}").fetchall()
+                beside.watch(self._cursor)
                 try:
                     self._work()
                 finally:
@@ -250,12 +252,14 @@ class Writer:
     def _write(self, cursor: sqlite3.Cursor, group: list[Shared], snapshot: bool) -> Committed:
         """Store a group in one transaction, with a snapshot of the producers if told or if steps are in it."""
         cursor.execute("BEGIN IMMEDIATE")
-        outcome = Committed([], [], [], [], [], None)
+        outcome = Committed([], [], [], [], [], {}, None)
         appends = [work for work in group if isinstance(work, Append)]
         if len(appends) < len(group):
             for work in group:
                 if isinstance(work, Change):
+                    before = beside.last_change(cursor)
                     run_statements(cursor, work.statements)
+                    work.touched = beside.topics_changed(cursor, before)
                     outcome.changes.append((work, None))
         self._appender.write(cursor, appends, outcome)
         others = len(appends) + len(outcome.changes)
@@ -270,6 +274,7 @@ class Writer:
                     outcome.steps.append(_take(cursor, work))
                     if work.moves:
                         self._appender.forget_end(work.moves)
+        outcome.beside.update(beside.take_changes(cursor))
         cursor.execute("COMMIT")
         return outcome
 
@@ -339,7 +344,7 @@ def _start_log_over(connection: Connection) -> None:
 
 def _failed(group: list[Shared], error: PubsubError) -> Committed:
     """What a group's commit did that failed: nothing."""
-    outcome = Committed([], [], [], [], [], error.message if isinstance(error, ReadOnlyError) else None)
+    outcome = Committed([], [], [], [], [], {}, error.message if isinstance(error, ReadOnlyError) else None)
     for work in group:
         if isinstance(work, Append):
             outcome.answers.append((work, 0, False, error))

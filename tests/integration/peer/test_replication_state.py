@@ -1,0 +1,127 @@
+"""What a topic has besides messages goes with it: groups, cursors, held messages, ids, numbers of producers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pubsub
+from tests.integration.peer.replicated import Cluster, cluster
+from tests.waiting import wait_until
+
+THREE = ("alice", "bob", "carol")
+
+
+async def replicated(site: Cluster) -> pubsub.Client:
+    client = await site.client()
+    await client.create_topic("t", on="alice", policy={"replicas": 3})
+    await site.in_sync("t", *THREE)
+    return client
+
+
+async def test_a_group_goes_on_and_redelivers_only_what_was_not_acknowledged(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"%d" % n for n in range(20)])
+        done: list[int] = []
+        async with client.subscribe("t", group="g", lease_seconds=30) as messages:
+            async for message in messages:
+                if len(done) < 10:
+                    await message.ack()
+                    done.append(message.offset)
+                if len(done) == 10:
+                    break
+        assert done == list(range(10))
+        await site.kill("alice")
+        again: list[int] = []
+        async with client.subscribe("t", group="g") as messages:
+            async for message in messages:
+                again.append(message.offset)
+                await message.ack()
+                if len(again) == 10:
+                    break
+        assert sorted(again) == list(range(10, 20))
+        (group,) = await client.groups("t")
+        assert group.group == "g"
+
+
+async def test_members_go_on_at_the_new_owner_while_messages_are_published(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        worker = await site.client()
+        acknowledged: list[int] = []
+
+        async def work() -> None:
+            async with worker.subscribe("t", group="g", lease_seconds=5) as messages:
+                async for message in messages:
+                    try:
+                        await message.ack()
+                    except pubsub.PubsubError:
+                        continue
+                    acknowledged.append(message.offset)
+
+        working = asyncio.create_task(work(), name="worker")
+        for number in range(50):
+            await client.publish("t", b"%d" % number)
+        await wait_until(lambda: len(acknowledged) >= 10)
+        await site.kill("alice")
+        for number in range(50, 100):
+            await client.publish("t", b"%d" % number)
+        await wait_until(lambda: set(acknowledged) == set(range(100)), 20)
+        working.cancel()
+        assert len(acknowledged) == len(set(acknowledged))
+
+
+async def test_held_messages_come_once_and_can_be_cancelled_at_the_new_owner(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        late = await client.publish("t", b"late", delay_seconds=3600)
+        await client.publish("t", b"soon", delay_seconds=3)
+        await client.publish("t", b"now", delay_seconds=0.01)
+        await wait_until(lambda: site.held("alice", "t").committed == 1)
+        await site.kill("alice")
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 15)
+
+        async def both() -> bool:
+            return [m.payload for m in await client.query("t", start=0, limit=10)] == [b"now", b"soon"]
+
+        await wait_until(both, 15)
+        held = await client.scheduled("t")
+        assert [(message.schedule_id, message.payload) for message in held] == [(late, b"late")]
+        await client.cancel_scheduled("t", late)
+
+
+async def test_ids_and_cursors_are_known_at_the_new_owner(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        assert await client.publish("t", b"a", message_id="one") == 0
+        assert await client.publish("t", b"b", message_id="two") == 1
+        async with client.subscribe("t", durable="d", start="earliest") as messages:
+            message = await anext(messages)
+            await messages.commit(message)
+        await site.kill("alice")
+        assert await client.publish("t", b"a", message_id="one") == 0
+        assert await client.publish("t", b"c", message_id="three") == 2
+        async with client.subscribe("t", durable="d", start="earliest") as messages:
+            assert (await anext(messages)).offset == 1
+
+
+async def test_a_copy_that_joins_later_is_given_everything(tmp_path: Path):
+    async with cluster(tmp_path, "alice", "bob") as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice", policy={"replicas": 2})
+        await client.publish_many("t", [b"%d" % n for n in range(10)])
+        async with client.subscribe("t", group="g") as messages:
+            for _ in range(5):
+                await (await anext(messages)).ack()
+        await client.publish("t", b"x", message_id="x")
+        await client.publish("t", b"y", delay_seconds=3600)
+        await site.start("carol")
+        await client.change_replicas("t", add=["carol"])
+        await site.in_sync("t", *THREE)
+        for name in ("alice", "bob"):
+            await site.kill(name)
+        await client.promote("t", "carol", accept_loss=True)
+        await wait_until(lambda: site.owner("t") == "carol", 15)
+        assert len(await client.scheduled("t")) == 1
+        assert [group.group for group in await client.groups("t")] == ["g"]
