@@ -1,6 +1,7 @@
 """One framed connection, either end: bytes in become frames, frames out become bytes.
 
-Rules: `send` is the one door for writes. What the other end does not read is bounded: past
+Rules: `send` is the one door for writes. What is sent after the first write of a turn of the event loop goes out together
+at the turn's end: one system call for a thousand replies, and none delayed that is alone. What the other end does not read is bounded: past
 `Limits.write_buffer_bytes` the connection is not `writable` and, until it is again, not read from either, so
 that nobody can make us pile up replies by asking and never reading. A malformed frame is answered by an error
 frame (id 0) and the connection is closed. What frames mean is left to the subclasses.
@@ -15,13 +16,16 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from pubsub.config import Limits
+from pubsub.config import KIB, Limits
 from pubsub.errors import ConnectionLostError, InternalError, ProtocolError, PubsubError
 from pubsub.model import Address
 from pubsub.protocol.codec import FrameReader, decode_frame, encode_frame
 from pubsub.protocol.messages import Failure, Frame
 
 log = logging.getLogger("pubsub.net")
+
+HELD_BYTES = 64 * KIB
+"""As much of one turn is kept back; more goes out at once."""
 
 KEEPALIVE_IDLE_SECONDS = 10
 KEEPALIVE_INTERVAL_SECONDS = 5
@@ -41,6 +45,12 @@ class Connection(asyncio.Protocol):
         self.error: PubsubError | None = None
         """Why it closed, where it was not asked to."""
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._turn_open = False
+        """Something was written in this turn of the loop."""
+        self._held: list[bytes] = []
+        """What was sent after it."""
+        self._held_bytes = 0
         self._reader = FrameReader(limits.frame_bytes)
         self._read_holds: set[str] = set()
         self._on_lost: list[Callable[[], None]] = []
@@ -66,11 +76,29 @@ class Connection(asyncio.Protocol):
 
     def send(self, *parts: bytes) -> None:
         """Send the bytes of one or more frames; does nothing once the connection has closed."""
-        if self._transport is not None and self.open:
-            if len(parts) == 1:
-                self._transport.write(parts[0])
-            else:
-                self._transport.writelines(parts)
+        if self._transport is None or not self.open:
+            return
+        if self._turn_open:
+            self._held += parts
+            self._held_bytes += sum(map(len, parts))
+            if self._held_bytes > HELD_BYTES:
+                self._write_held()
+            return
+        self._turn_open = True
+        self._loop.call_soon(self._end_turn)
+        if len(parts) == 1:
+            self._transport.write(parts[0])
+        else:
+            self._transport.writelines(parts)
+
+    def _end_turn(self) -> None:
+        self._turn_open = False
+        self._write_held()
+
+    def _write_held(self) -> None:
+        if self._held and self._transport is not None and self.open:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self._transport.write(held[0] if len(held) == 1 else b"".join(held))
 
     def send_frame(self, frame: Frame) -> None:
         """Encode and send one frame."""
@@ -124,6 +152,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close after what was sent has been written. Idempotent."""
         if self._transport is not None:
+            self._write_held()
             self._transport.close()
 
     def abort(self) -> None:
@@ -135,6 +164,7 @@ class Connection(asyncio.Protocol):
         """Say what the other end did wrong, then close. Nothing that still comes is looked at."""
         self.error = self.error or error
         self.send_frame(Failure(request, error.code, error.message, error.data))
+        self._write_held()
         self.open = False
         self._end_after_failure()
 
@@ -144,7 +174,9 @@ class Connection(asyncio.Protocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes sent that the operating system has not taken yet."""
-        return self._transport.get_write_buffer_size() if self._transport is not None and self.open else 0
+        if self._transport is None or not self.open:
+            return 0
+        return self._transport.get_write_buffer_size() + self._held_bytes
 
     # asyncio calls these
 

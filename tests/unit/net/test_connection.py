@@ -9,7 +9,7 @@ import pytest
 
 from pubsub.config import Limits
 from pubsub.errors import ConnectionLostError, RemoteProtocolError
-from pubsub.net.connection import Connection
+from pubsub.net.connection import HELD_BYTES, Connection
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import decode_frame, encode_frame
 
@@ -18,6 +18,7 @@ class FakeTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.writes = 0
         self.reading = True
         self.closed = False
         self.aborted = False
@@ -27,6 +28,7 @@ class FakeTransport(asyncio.Transport):
         return ("10.0.0.1", 5) if name == "peername" else default
 
     def write(self, data: Any) -> None:
+        self.writes += 1
         self.written += data
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -81,7 +83,7 @@ def transport() -> FakeTransport:
 
 
 @pytest.fixture
-def connection(transport: FakeTransport) -> Recorder:
+async def connection(transport: FakeTransport) -> Recorder:
     connection = Recorder(Limits(write_buffer_bytes=100))
     connection.connection_made(transport)
     return connection
@@ -96,14 +98,14 @@ def failures_in(written: bytes) -> list[m.Frame]:
     return frames
 
 
-def test_it_knows_the_other_end_and_its_own_limit(connection: Recorder, transport: FakeTransport):
+async def test_it_knows_the_other_end_and_its_own_limit(connection: Recorder, transport: FakeTransport):
     assert connection.remote == "10.0.0.1:5"
     assert connection.open
     assert connection.writable
     assert transport.high == 100
 
 
-def test_frames_are_taken_in_order_however_they_are_cut(connection: Recorder):
+async def test_frames_are_taken_in_order_however_they_are_cut(connection: Recorder):
     stream = b"".join(encode_frame(m.Status(n)) for n in range(5))
     for byte in stream:
         connection.data_received(bytes([byte]))
@@ -113,7 +115,7 @@ def test_frames_are_taken_in_order_however_they_are_cut(connection: Recorder):
 @pytest.mark.parametrize(
     "bad", [b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1", encode_frame(m.Watch(1))]
 )
-def test_a_bad_frame_is_answered_once_and_nothing_behind_it_is_taken(
+async def test_a_bad_frame_is_answered_once_and_nothing_behind_it_is_taken(
     connection: Recorder, transport: FakeTransport, bad: bytes
 ):
     connection.data_received(encode_frame(m.Status(1)) + bad + encode_frame(m.Status(2)))
@@ -126,7 +128,7 @@ def test_a_bad_frame_is_answered_once_and_nothing_behind_it_is_taken(
     assert isinstance(connection.error, RemoteProtocolError)
 
 
-def test_a_fault_of_our_own_is_answered_as_one_and_closes_this_connection_only(
+async def test_a_fault_of_our_own_is_answered_as_one_and_closes_this_connection_only(
     connection: Recorder, transport: FakeTransport, caplog: pytest.LogCaptureFixture
 ):
     connection.data_received(encode_frame(m.Peers(1)))
@@ -137,7 +139,7 @@ def test_a_fault_of_our_own_is_answered_as_one_and_closes_this_connection_only(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_frames_behind_the_one_at_which_we_closed_are_dropped(connection: Recorder):
+async def test_frames_behind_the_one_at_which_we_closed_are_dropped(connection: Recorder):
     connection.frames = _ClosingList(connection)
     connection.data_received(encode_frame(m.Status(1)) + encode_frame(m.Status(2)))
     assert connection.frames == [m.Status(1)]
@@ -155,7 +157,7 @@ class _ClosingList(list[m.Frame]):
         self._connection.close()
 
 
-def test_nothing_is_sent_before_it_opens_or_after_it_closed(transport: FakeTransport):
+async def test_nothing_is_sent_before_it_opens_or_after_it_closed(transport: FakeTransport):
     connection = Recorder(Limits())
     connection.send(b"early")
     connection.connection_made(transport)
@@ -164,7 +166,44 @@ def test_nothing_is_sent_before_it_opens_or_after_it_closed(transport: FakeTrans
     assert transport.written == b""
 
 
-def test_reading_is_held_until_every_reason_is_gone(connection: Recorder, transport: FakeTransport):
+async def test_what_is_sent_in_one_turn_of_the_loop_goes_out_in_two_writes(
+    connection: Recorder, transport: FakeTransport
+):
+    for number in range(100):
+        connection.send(b"%02d" % number)
+    assert transport.written == b"00", "the first is not delayed"
+    await asyncio.sleep(0)
+    assert transport.written == b"".join(b"%02d" % number for number in range(100))
+    assert transport.writes == 2
+    connection.send(b"next")
+    assert transport.written.endswith(b"next"), "nor is the first of the next turn"
+
+
+async def test_what_is_kept_back_is_bounded_counts_as_unsent_and_goes_out_before_closing(
+    connection: Recorder, transport: FakeTransport
+):
+    connection.send(b"a")
+    connection.send(b"b" * HELD_BYTES)
+    assert connection.unsent_bytes == 1 + HELD_BYTES
+    assert len(transport.written) == 1
+    connection.send(b"c")
+    assert len(transport.written) == 2 + HELD_BYTES
+    connection.send(b"d")
+    connection.close()
+    assert transport.written.endswith(b"cd")
+
+
+async def test_what_is_kept_back_by_a_connection_that_breaks_is_dropped(
+    connection: Recorder, transport: FakeTransport
+):
+    connection.send(b"a")
+    connection.send(b"b")
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    assert transport.written == b"a"
+
+
+async def test_reading_is_held_until_every_reason_is_gone(connection: Recorder, transport: FakeTransport):
     connection.hold_reading("a")
     connection.hold_reading("b")
     connection.hold_reading("a")
@@ -177,7 +216,7 @@ def test_reading_is_held_until_every_reason_is_gone(connection: Recorder, transp
     connection.release_reading("b")
 
 
-def test_an_end_that_does_not_read_is_not_read_from(connection: Recorder, transport: FakeTransport):
+async def test_an_end_that_does_not_read_is_not_read_from(connection: Recorder, transport: FakeTransport):
     connection.pause_writing()
     assert not connection.writable
     assert not transport.reading
@@ -206,7 +245,7 @@ async def test_who_waits_until_writable_or_closed_goes_on_when_the_connection_is
     await connection.closed()
 
 
-def test_a_break_is_told_once_to_everyone_who_asked(connection: Recorder):
+async def test_a_break_is_told_once_to_everyone_who_asked(connection: Recorder):
     told: list[str] = []
     first, taken_back = (lambda: told.append("first")), (lambda: told.append("taken back"))
     connection.when_lost(first)
@@ -222,7 +261,7 @@ def test_a_break_is_told_once_to_everyone_who_asked(connection: Recorder):
     assert told == ["first", "first"]
 
 
-def test_unsent_bytes_are_what_the_transport_holds(connection: Recorder):
+async def test_unsent_bytes_are_what_the_transport_holds(connection: Recorder):
     assert connection.unsent_bytes == 0
     connection.send_frame(m.Done(1))
     assert connection.unsent_bytes == len(encode_frame(m.Done(1)))
@@ -230,6 +269,6 @@ def test_unsent_bytes_are_what_the_transport_holds(connection: Recorder):
     assert connection.unsent_bytes == 0
 
 
-def test_several_parts_are_one_write(connection: Recorder, transport: FakeTransport):
+async def test_several_parts_are_one_write(connection: Recorder, transport: FakeTransport):
     connection.send(b"ab", b"cd")
     assert transport.written == b"abcd"
