@@ -49,7 +49,20 @@ class _Newcomer:
         self._address = await self._server.listen(Address("127.0.0.1", 0))
 
     async def come(self, link: Link) -> None:
-        now = time.time_ns() // 1000
+        """Register and announce until a heartbeat is known: again, when the record was gone before it was believed."""
+        while True:
+            await self._register(link)
+            await self._announce(link)
+            beaten = await link.request(
+                m.Heartbeat(id=link.next_id(), name=self.name, incarnation=self.incarnation, load=LOAD),
+                REQUEST_SECONDS,
+            )
+            if not isinstance(beaten, m.HeartbeatReply):
+                raise RunFailedError(f"the index answered {beaten}")
+            if beaten.known:
+                return
+
+    async def _register(self, link: Link) -> None:
         registered = await link.request(
             m.Register(
                 id=link.next_id(),
@@ -57,12 +70,14 @@ class _Newcomer:
                 address=str(self._address),
                 incarnation=self.incarnation,
                 software="bench",
-                started_us=now,
+                started_us=time.time_ns() // 1000,
             ),
             REQUEST_SECONDS,
         )
         if not isinstance(registered, m.Registered) or not registered.reachable:
             raise RunFailedError(f"the index answered {registered}")
+
+    async def _announce(self, link: Link) -> None:
         copies = [
             m.CopyState(
                 id=(1 << 40) + number,
@@ -70,7 +85,7 @@ class _Newcomer:
                 role="owner",
                 owner=self.name,
                 epoch=1,
-                created_us=now,
+                created_us=time.time_ns() // 1000,
             )
             for number in self._topics
         ]
@@ -80,12 +95,6 @@ class _Newcomer:
         )
         if not isinstance(announced, m.Reconciled) or announced.deleted or announced.set_aside:
             raise RunFailedError(f"the index answered {announced}")
-        beaten = await link.request(
-            m.Heartbeat(id=link.next_id(), name=self.name, incarnation=self.incarnation, load=LOAD),
-            REQUEST_SECONDS,
-        )
-        if not isinstance(beaten, m.HeartbeatReply) or not beaten.known:
-            raise RunFailedError(f"the index answered {beaten}")
 
     async def leave(self) -> None:
         await self._server.close(0.0)
