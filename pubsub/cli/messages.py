@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from pubsub.cli.options import Format
-from pubsub.model import Message, ScheduledMessage, iso_from_us
+from pubsub.model import Message, OrphanedMessage, ScheduledMessage, iso_from_us
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SHOWN_BYTES = 64
@@ -67,6 +67,21 @@ SCHEDULED_FIELDS = ("schedule_id", "deliver_at", "key", "payload")
 
 def scheduled_record(message: ScheduledMessage, as_json: bool) -> dict[str, Any]:
     """The fields of a message that is held; for people with a payload that they can read."""
+    record = msgspec.structs.asdict(message)
+    if not as_json:
+        return record | {"payload": _pretty_payload(message.payload)}
+    payload = record.pop("payload")
+    try:
+        return record | {"payload": None if payload is None else payload.decode()}
+    except UnicodeDecodeError:
+        return record | {"payload_base64": b64encode(payload).decode()}
+
+
+ORPHAN_FIELDS = ("peer", "offset", "epoch", "published_at", "owner", "key", "payload")
+
+
+def orphan_record(message: OrphanedMessage, as_json: bool) -> dict[str, Any]:
+    """The fields of a message that was cut off a copy; for people with a payload that they can read."""
     record = msgspec.structs.asdict(message)
     if not as_json:
         return record | {"payload": _pretty_payload(message.payload)}

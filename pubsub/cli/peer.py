@@ -20,7 +20,7 @@ from pubsub.cli.options import (
     check_address,
     checked,
 )
-from pubsub.cli.output import TOPIC_FIELDS, print_list, print_one
+from pubsub.cli.output import TOPIC_FIELDS, Record, print_list, print_one
 from pubsub.cli.peer_process import PeerOptions, become_peer
 from pubsub.config import DEFAULT_INDEX
 from pubsub.errors import PeerNotFoundError, PubsubError
@@ -148,7 +148,12 @@ def topics(
         await _find(client, name)
         return [topic for topic in await client.topics() if name == topic.owner or name in topic.replicas]
 
-    print_list(ask(index, timeout, held), TOPIC_FIELDS, as_json)
+    def record(topic: TopicInfo) -> Record:
+        role = "owner" if name == topic.owner else "replica"
+        synced = {} if len(topic.replicas) < 2 else {"synced": name in topic.in_sync}
+        return {**msgspec.to_builtins(topic), "role": role, **synced}
+
+    print_list([record(topic) for topic in ask(index, timeout, held)], (*TOPIC_FIELDS, "role"), as_json)
 
 
 async def _find(client: Client, name: str) -> PeerInfo:

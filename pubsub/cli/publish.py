@@ -12,7 +12,7 @@ import typer
 
 from pubsub.cli.lines import Lines
 from pubsub.cli.options import STREAM_SECONDS, Index, Json, Relay, Timeout, Topic, Verbose, parse_headers
-from pubsub.cli.publish_options import At, Atomic, Delay, ExpectOffset, MessageId, Terms, parse_terms
+from pubsub.cli.publish_options import Acks, At, Atomic, Delay, ExpectOffset, MessageId, Terms, parse_terms
 from pubsub.cli.publish_report import Report
 from pubsub.cli.run import on_stop_signal, run
 from pubsub.config import DEFAULT_INDEX, Limits
@@ -53,6 +53,7 @@ def publish(
     message_id: MessageId = None,
     expect_offset: ExpectOffset = None,
     atomic: Atomic = False,
+    acks: Acks = None,
     index: Index = DEFAULT_INDEX,
     relay: Relay = False,
     as_json: Json = False,
@@ -85,7 +86,13 @@ def publish(
     if not messages and not remove and sys.stdin is None:
         raise typer.BadParameter("give messages, or a standard input to read them from", param_hint="MESSAGE")
     terms = parse_terms(
-        1 if remove else len(messages) if messages else None, delay, at, message_id, expect_offset, atomic
+        1 if remove else len(messages) if messages else None,
+        delay,
+        at,
+        message_id,
+        expect_offset,
+        atomic,
+        acks,
     )
     from pubsub.client.client import Client
 

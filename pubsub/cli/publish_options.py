@@ -8,7 +8,16 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pubsub.cli.options import checked, parse_start
+from pubsub.errors import SettingsError, shown
 from pubsub.policy import parse_duration
+
+
+def _check_acks(text: str) -> str:
+    """Raises SettingsError: it is none of the words."""
+    if text not in ("owner", "all"):
+        raise SettingsError(f"{shown(text)} is neither owner nor all")
+    return text
+
 
 Delay = Annotated[
     str | None,
@@ -57,6 +66,18 @@ Atomic = Annotated[
 ]
 
 
+Acks = Annotated[
+    str | None,
+    typer.Option(
+        "--acks",
+        metavar="owner|all",
+        show_default=False,
+        callback=checked(_check_acks),
+        help="Of a replicated topic: wait for its owner's disk, or for all copies that are in sync (the default).",
+    ),
+]
+
+
 class Terms(NamedTuple):
     """How to publish; `options` are those of `Client.publish_many`."""
 
@@ -81,6 +102,7 @@ def parse_terms(
     message_id: str | None,
     expect_offset: int | None,
     atomic: bool,
+    acks: str | None = None,
 ) -> Terms:
     """Put the options together.
 
@@ -110,6 +132,7 @@ def parse_terms(
         "deliver_at": None if at is None else _parse_at(at),
         "expect_offset": expect_offset,
         "atomic": atomic or expect_offset is not None,
+        "acks": acks,
     }
     return Terms(options, message_id)
 

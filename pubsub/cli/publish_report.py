@@ -48,7 +48,9 @@ class Report:
         if self._as_json:
             field = self._word.replace(" ", "_").encode()
             head = b'{"topic":%b,"%b":' % (msgspec.json.encode(self._topic), field)
-            await self._output.write(b"".join([b"%b%d}\n" % (head, offset) for offset in offsets]))
+            holders = getattr(offsets, "in_sync", None)  # of a replicated topic: who has them
+            tail = b"}\n" if holders is None else b',"in_sync":%b}\n' % msgspec.json.encode(list(holders))
+            await self._output.write(b"".join([b"%b%d%b" % (head, offset, tail) for offset in offsets]))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._position(), count=self.count)
 

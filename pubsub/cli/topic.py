@@ -11,6 +11,7 @@ from pubsub.cli.complete import complete_peer
 from pubsub.cli.index import list_topics
 from pubsub.cli.messages import SCHEDULED_FIELDS, scheduled_record
 from pubsub.cli.options import LOOKUP_SECONDS, Index, Json, Timeout, Topic, Verbose
+from pubsub.cli.orphans import orphans
 from pubsub.cli.output import Record, print_done, print_list, print_one
 from pubsub.cli.policy import (
     Compact,
@@ -33,6 +34,7 @@ from pubsub.policy import format_policy, stored_policy
 app = typer.Typer(help="Create, list, show, change and delete topics; where they live; messages for later.")
 app.command("replicas")(show_or_change)
 app.command("promote")(promote)
+app.command("orphans")(orphans)
 
 
 @app.command()

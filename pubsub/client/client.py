@@ -13,6 +13,7 @@ import msgspec
 from pubsub.client.directory import Directory
 from pubsub.client.group_verbs import GroupVerbs
 from pubsub.client.lane import Lane
+from pubsub.client.orphan_verbs import OrphanVerbs
 from pubsub.client.policy_verbs import PolicyVerbs
 from pubsub.client.publish_verbs import PublishVerbs
 from pubsub.client.reading_verbs import ReadingVerbs
@@ -51,6 +52,7 @@ class Client(
     PolicyVerbs,
     TopicVerbs,
     ReplicaVerbs,
+    OrphanVerbs,
 ):
     """Publishes to and reads from topics; hosts none itself.
 
