@@ -1,8 +1,8 @@
 """Where topics go: the least loaded peers that can take them, one copy on each, in different zones where they name one.
 
 Also in which steps the copies of a topic move, safe at any moment: a replica is taken away only when those that stay
-hold everything without it, and never the owner, which hands over first. One step is one change of the record; after
-it whoever carried it out, or any other index, looks again.
+hold everything without it, and never the owner, which hands over first. One step is one change of the record, taken
+when the copies know of the one before (`may_change`); after it whoever carried it out, or any other index, looks again.
 
 Decides only; which peers are alive and can be reached is found out by whoever asks.
 """
@@ -14,7 +14,8 @@ from typing import Literal
 
 import msgspec
 
-from pubsub.core.ownership import Change, Record, changed, copies_wanted, min_in_sync
+from pubsub.core.ownership import Change, Record, changed, config_of, copies_wanted, min_in_sync
+from pubsub.core.replication import Config
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,21 @@ def next_step(
         return Step(kind="hand_over", peer=successor) if successor is not None else None
     peer = leaving[0]
     return Step(kind="remove", peer=peer, change=without(record, peer))
+
+
+def may_change(record: Record, stored: Mapping[str, Config | None]) -> bool:
+    """Whether a step may be taken: each in-sync copy has stored the present set of copies.
+
+    So whoever owns the topic next knows it, or the one that comes after it: sets are left one by one, each by those
+    who know it (core/replication). To be asked before each step, and before an operator's change; if it may not, again
+    a little later.
+
+    Args:
+        stored: What the copies say that they have stored; one that does not answer is not in it.
+    """
+    present = config_of(record)
+    found = [stored.get(peer) for peer in record.in_sync]
+    return all(config is not None and config.same_as(present) for config in found)
 
 
 def without(record: Record, peer: str) -> Change:

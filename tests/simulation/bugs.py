@@ -5,7 +5,7 @@ They live here only: the product has no switch for any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from pubsub.core.failover import choose_owner
 from pubsub.core.ownership import Candidate, Change, Record, changed
 from pubsub.core.rebuild import Promise, Short
 from pubsub.core.rebuild import rebuild as rebuild_well
-from pubsub.core.replication import OwnerProgress
+from pubsub.core.replication import Config, OwnerProgress
 from tests.simulation.checks import RecoveryError, ViolationError
 from tests.simulation.rules import Rules
 from tests.simulation.scheduler import SECOND
@@ -241,6 +241,20 @@ class BelievesAnEmptyDisk(Rules):
         return super().fail_over(record, believed, alive, epoch, life)
 
 
+class _ForgetsTheFormerSet(OwnerProgress):
+    def _add_config(self, config: Config) -> None:
+        self._configs = [config]
+
+
+class ForgetsTheFormerSetOfCopies(Rules):
+    """A new set of copies counts alone from the first moment, and copies are changed as fast as the registry can."""
+
+    progress = _ForgetsTheFormerSet
+
+    def may_change(self, record: Record, stored: Mapping[str, Config | None]) -> bool:
+        return True
+
+
 class Bug(NamedTuple):
     """A bug, and how to look for it: the number of copies, the faults; None and none: whatever the seeds draw."""
 
@@ -273,6 +287,9 @@ BUGS: dict[str, Bug] = {
     ),
     "keep the producers of what was cut": Bug(KeepsProducersOfWhatWasCut),
     "believe an empty disk": Bug(BelievesAnEmptyDisk, 3, ("lose_disk", "crash", "wipe")),
+    "forget the former set of copies": Bug(
+        ForgetsTheFormerSetOfCopies, 3, ("move", "registry_and_owner", "last_one_standing")
+    ),
     "commit on too few copies": Bug(CommitsOnTooFewCopies, 3, ("last_one_standing", "wipe", "crash")),
 }
 """By what they do. For the rare ones the faults are chosen of which it takes several at once."""

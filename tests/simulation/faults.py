@@ -217,6 +217,8 @@ class Faults:
         if not self.world.is_confirmed(record) or set(record.in_sync) != set(record.replicas):
             return
         peers = [self.world.peers[name] for name in record.replicas]
+        if any(peer.copy.config is None or peer.copy.config.min_in_sync < 2 for peer in peers):
+            return
         if all(peer.up and peer.copy.sound and len(peer.copy.log) >= committed for peer in peers):
             peer = self.random.choice(peers)
             peer.lose_disk()

@@ -5,6 +5,7 @@ There are several, and each does all of it; only the registry's compare-and-set 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 from pubsub.core.ownership import Change, changed, is_replicated
@@ -215,7 +216,7 @@ class Index(Node):
     def _place(self, view: View, record: Record, alive: set[str], gone: set[str]) -> Flow:
         places = [Place(peer=name, topics=0) for name in sorted(alive)]
         step = next_step(record, places, life=view.life, gone=gone)
-        if step is None or step.kind == "wait":
+        if step is None or step.kind == "wait" or not (yield from self._may_change(record)):
             return
         if step.change is not None:
             self.say("places: {} {}", step.kind, step.peer)
@@ -225,6 +226,13 @@ class Index(Node):
             if change is not None:
                 self.say("moves the ownership from {} to {}", record.owner, step.peer)
                 yield from self._make(view, record, change)
+
+    def _may_change(self, record: Record) -> Generator[Future, Any, bool]:
+        """Whether the copies know of the last change of their set."""
+        asked = [self.call(self.peers[name], "end", 0, timeout=250 * MS) for name in record.in_sync]
+        ends = yield gather(asked)
+        stored = {end.candidate.peer: end.config for end in ends if end is not None}
+        return self.rules.may_change(record, stored)
 
     # For operators
 
@@ -238,6 +246,8 @@ class Index(Node):
             return
         record = view.record
         if source not in record.replicas or target in record.replicas or record.leaving:
+            return
+        if not (yield from self._may_change(record)):
             return
         if target is not None:
             yield self._write(view, record.after(with_moved(record, source, target, life=view.life)))

@@ -5,13 +5,13 @@ Peers and indexes call nothing of `pubsub.core` but by this. See tests/simulatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from pubsub.core import epochs, failover, rebuild
+from pubsub.core import epochs, failover, placement, rebuild
 from pubsub.core.epochs import Bond, Cut, EpochStart
 from pubsub.core.ownership import Candidate, Change, Record, is_confirmed
 from pubsub.core.rebuild import Promise, Short
-from pubsub.core.replication import OwnerProgress
+from pubsub.core.replication import Config, OwnerProgress
 from tests.simulation.scheduler import MS
 
 
@@ -87,3 +87,6 @@ class Rules:
 
     def rebuild(self, record: Record, promises: list[Promise], epoch: int, life: str) -> Change | Short:
         return rebuild.rebuild(record, promises, epoch=epoch, life=life)
+
+    def may_change(self, record: Record, stored: Mapping[str, Config | None]) -> bool:
+        return placement.may_change(record, stored)

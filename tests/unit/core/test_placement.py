@@ -1,6 +1,7 @@
 import itertools
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,11 +10,13 @@ from pubsub.core.placement import (
     Step,
     choose_peer,
     choose_replicas,
+    may_change,
     next_step,
     with_added,
     with_leaving,
     with_moved,
 )
+from pubsub.core.replication import Config
 from tests.unit.core.records import LIFE, Record
 
 
@@ -153,3 +156,24 @@ def test_adding_a_replica_that_was_leaving_keeps_it() -> None:
 
 def test_who_has_no_copy_cannot_leave() -> None:
     assert Record().after(with_leaving(Record(), "x")).leaving == ()
+
+
+def a_config(*replicas: str, least: int = 2) -> Config:
+    return Config(epoch=1, version=1, replicas=replicas, min_in_sync=least)
+
+
+@pytest.mark.parametrize(
+    ("of_b", "may"),
+    [
+        (a_config("c", "b", "a"), True),
+        (a_config("a", "b"), False),
+        (a_config("a", "b", "c", least=1), False),
+        (None, False),
+    ],
+)
+def test_a_set_of_copies_changes_when_all_in_sync_copies_know_the_present_one(
+    of_b: Config | None, may: bool
+) -> None:
+    record = Record(in_sync=("a", "b"))
+    assert may_change(record, {"a": a_config("a", "b", "c"), "b": of_b}) == may
+    assert not may_change(record, {"b": of_b})
