@@ -279,6 +279,7 @@ class OwnerProgress:
             and len(self._configs) == 1
             and self.committed == self.log_end
             and set(self.membership.in_sync) == set(self.membership.replicas)
+            and all(follower.standing != "lost" for follower in self._followers.values())
         )
 
     @property

@@ -413,3 +413,5 @@ def test_a_topic_is_quiet_when_all_replicas_have_everything() -> None:
     progress.followed("b", 5, 1, 0)
     progress.followed("c", 5, 1, 0)
     assert progress.quiet
+    progress.followed("b", 5, 1, 1, sound=False)
+    assert not progress.quiet
