@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Iterable, Mapping
 
@@ -81,8 +82,8 @@ class Controller:
         """Peer that has said goodbye -> since when that is known here."""
         self._marked: set[str] = set()
         """Peers of which it is to be found out whether they are being drained."""
-        self._told_by_others: set[str] = set()
-        """Topics that another index has changed, and has told those concerned, if it lives."""
+        self._seen: dict[str, tuple[int, int]] = {}
+        """Topic -> epoch and version that it had when it was looked at; nothing of those found at a start."""
         self._lost: set[tuple[int, int, str]] = set()
         """(topic id, epoch, owner): the owner has no copy of it any more."""
         self._heard: dict[int, int] = {}
@@ -112,7 +113,7 @@ class Controller:
                     self._marked.add(event.name)
             elif event.replicated or event.name in self._replicated:
                 self._replicated.add(event.name)
-                self._told_by_others.add(event.name)
+                self._seen.setdefault(event.name, (0, 0))
                 self.look_at([event.name])
 
     def look_at(self, names: Iterable[str], after_seconds: float = 0.0) -> None:
@@ -189,7 +190,6 @@ class Controller:
         except PubsubError:
             self._reload = True
             raise
-        self._told_by_others.clear()
         self.look_at(self._replicated)
 
     def _look_without_reason(self) -> None:
@@ -233,7 +233,7 @@ class Controller:
     async def _look(self, names: list[str]) -> None:
         """Do what is to be done about these topics; owners first."""
         life = (await self._settling.look()).id
-        states = dict(await self._peers.fresh())
+        states = dict(await self._peers.loaded())
         alive = {name for name in states if self._peers.standing(name).alive}
         dead_owners: list[TopicRecord] = []
         unconfirmed: list[TopicRecord] = []
@@ -264,25 +264,24 @@ class Controller:
         return record.replicated or bool(record.holders & self._draining)
 
     def _forget(self, name: str) -> None:
-        for noted in (self._replicated, self._moving, self._told_by_others):
-            noted.discard(name)
-        for times in (self._surplus_since, self._to_tell, self._telling.told):
-            times.pop(name, None)
+        self._replicated.discard(name)
+        self._moving.discard(name)
+        for noted in (self._surplus_since, self._to_tell, self._seen, self._telling.told):
+            noted.pop(name, None)
 
     def _tell_again(self, record: TopicRecord) -> None:
         """What another index has changed it tells itself; in case it died over it, this one does, a little later."""
-        at, now = self._to_tell.get(record.name), asyncio.get_running_loop().time()
-        if self._telling.told.get(record.name, (0, 0)) >= order(record):
-            self._told_by_others.discard(record.name)
-            self._to_tell.pop(record.name, None)
-        elif at is not None and at <= now:
-            self._told_by_others.discard(record.name)
-            del self._to_tell[record.name]
+        name, now = record.name, asyncio.get_running_loop().time()
+        seen = self._seen.get(name)
+        self._seen[name] = order(record)
+        if self._telling.told.get(name, (0, 0)) >= order(record):
+            self._to_tell.pop(name, None)
+        elif self._to_tell.get(name, math.inf) <= now:
+            del self._to_tell[name]
             self._telling.tell(record)
-        elif record.name in self._told_by_others and at is None:
+        elif seen is not None and seen < order(record):
             pause = self._ttl_seconds / 3 * random.uniform(1.0, 1.5)
-            self._to_tell[record.name] = now + pause
-            self.look_at([record.name], pause + 0.01)
+            self.look_at([name], self._to_tell.setdefault(name, now + pause) - now + 0.01)
 
     async def _elect(
         self, dead_owners: list[TopicRecord], unconfirmed: list[TopicRecord], alive: set[str], life: str
