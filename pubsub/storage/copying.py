@@ -192,11 +192,14 @@ _ORPHANS = (
 )
 
 
-def cut(cursor: sqlite3.Cursor, topic_id: int, offset: int, epoch: int, owner: str) -> int:
-    """Take everything from `offset` on off a copy and keep it as orphans; returns how many messages that were.
+def cut(
+    cursor: sqlite3.Cursor, topic_id: int, offset: int, epoch: int, owner: str, *, keep: bool = True
+) -> int:
+    """Take everything from `offset` on off a copy; returns how many messages that were.
 
     Args:
         epoch, owner: whose log has nothing, or something else, there.
+        keep: as orphans.
 
     Raises:
         NotOwnerError: the copy has moved on to another epoch, or is the owner's by now.
@@ -210,7 +213,8 @@ def cut(cursor: sqlite3.Cursor, topic_id: int, offset: int, epoch: int, owner: s
         raise _not_the_copy()
     name, next_offset = row
     now_us = time.time_ns() // 1000
-    cursor.execute(_ORPHANS, (topic_id, offset, name, 0, now_us, owner, epoch))
+    if keep:
+        cursor.execute(_ORPHANS, (topic_id, offset, name, 0, now_us, owner, epoch))
     removed, size_bytes = cursor.execute(
         f"SELECT count(*), coalesce(sum({SIZE}), 0) FROM messages WHERE topic_id = ? AND offset >= ?",
         (topic_id, offset),

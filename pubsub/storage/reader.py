@@ -13,10 +13,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pubsub.config import StorageSettings
-from pubsub.errors import ClosedError, StorageError
+from pubsub.errors import ClosedError, DamagedFileError, StorageError
 from pubsub.protocol.messages import Batch
 from pubsub.storage.database import reader_engine
 from pubsub.storage.rows import SELECT_ROWS, batch_of
+from pubsub.storage.scrub import is_damage
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -68,6 +69,8 @@ class Reader:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
         except (DBAPIError, sqlite3.Error) as error:  # rows are fetched from the driver's own cursor
             reason = error.orig if isinstance(error, DBAPIError) else error
+            if is_damage(reason):
+                raise DamagedFileError(f"{self._path} is damaged: {reason}") from error
             raise StorageError(f"cannot read {self._path}: {reason}") from error
 
     def _read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:
