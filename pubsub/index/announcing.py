@@ -1,6 +1,6 @@
 """A peer says what it holds; the registry is brought in line, and the peer told what follows.
 
-The decisions are in core/announcement, and for topics that have replicas in core/rebuild. This reads the records that
+The decisions are in core/announcement; topics that have replicas are for `reconciling`. This reads the records that
 they need, in pages, and carries them out: records change by compare-and-set, so where somebody was faster, those
 copies are looked at again.
 
@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
 
-from pubsub.core.announcement import OWNER, Plan, plan_announcement, plan_creations
-from pubsub.core.ownership import changed, is_confirmed
-from pubsub.core.rebuild import fate_of
+from pubsub.core.announcement import Plan, plan_announcement, plan_creations
 from pubsub.core.topic_ids import MOST_ID
 from pubsub.errors import (
     ConflictError,
@@ -29,11 +27,11 @@ from pubsub.errors import (
     PubsubError,
     RegistryUnavailableError,
 )
-from pubsub.index.changing import Changing
 from pubsub.index.clock import LATEST_US, Clock
 from pubsub.index.coalescing import Coalescer
-from pubsub.index.copies import copy_state, explicit, order, record_of
+from pubsub.index.copies import copy_state, record_of
 from pubsub.index.peer_table import PeerTable
+from pubsub.index.reconciling import Outcome, Reconciling, is_replicated_copy
 from pubsub.index.settling import Settling
 from pubsub.index.tasks import Spawn, to_the_end
 from pubsub.model import check_peer_name, check_topic_name
@@ -47,24 +45,9 @@ MOST_COPIES = 1_000_000
 """Copies that one peer may announce; what is kept of an announcement until its last part has come is bounded."""
 MOST_CREATIONS = 20_000
 """Topics that one reply tells a peer to create, so that it fits a frame; the next announcement tells the others."""
-REPLICA = "replica"
 _MOST_HOLDERS = 64
 _PAGE = 1000
 _ATTEMPTS = 5
-
-
-class _Outcome:
-    """What an announcement has come to so far."""
-
-    def __init__(self) -> None:
-        self.held: set[str] = set()
-        """Names of the copies that stay."""
-        self.deleted: list[int] = []
-        self.set_aside: list[int] = []
-        self.create: list[TopicRecord] = []
-        """Those that it shall hold as the record says."""
-        self.unwanted: list[TopicRecord] = []
-        """Those that live elsewhere now."""
 
 
 class _Parts:
@@ -103,7 +86,7 @@ class Announcing:
         registry: Registry,
         peers: PeerTable,
         settling: Settling,
-        changing: Changing,
+        reconciling: Reconciling,
         beats: Coalescer[Heartbeat, HeartbeatOutcome],
         ttl_seconds: float,
         spawn: Spawn,
@@ -112,7 +95,7 @@ class Announcing:
         self._registry = registry
         self._peers = peers
         self._settling = settling
-        self._changing = changing
+        self._reconciling = reconciling
         self._beats = beats
         self._ttl_seconds = ttl_seconds
         self._spawn = spawn
@@ -170,7 +153,7 @@ class Announcing:
         peer = frame.name
         await self._check_registered(peer, frame.incarnation)
         life = (await self._settling.look()).id
-        outcome = _Outcome()
+        outcome = Outcome()
         for first in range(0, len(copies), _PAGE):
             await self._reconcile_page(peer, copies[first : first + _PAGE], outcome)
         create = outcome.create + await self._creations(peer, copies, outcome.held)
@@ -215,21 +198,21 @@ class Announcing:
                 address=state.record.address,
             )
 
-    async def _reconcile_page(self, peer: str, copies: Sequence[m.CopyState], outcome: _Outcome) -> None:
+    async def _reconcile_page(self, peer: str, copies: Sequence[m.CopyState], outcome: Outcome) -> None:
         for _ in range(_ATTEMPTS):
             names = list(dict.fromkeys(copy.topic for copy in copies))
             # Records first: who deletes a topic buries it and then removes the record, so one that is missing
             # for that reason is seen to be buried.
             records = dict(zip(names, await self._registry.lookup(names), strict=True))
             buried = await self._registry.buried([copy.id for copy in copies])
-            plain = [copy for copy in copies if not _is_replicated(copy, records[copy.topic], buried)]
-            replicated = [copy for copy in copies if _is_replicated(copy, records[copy.topic], buried)]
+            plain = [copy for copy in copies if not is_replicated_copy(copy, records[copy.topic], buried)]
+            replicated = [copy for copy in copies if is_replicated_copy(copy, records[copy.topic], buried)]
             plan = plan_announcement(peer, plain, records, buried)
             outcome.deleted += plan.deleted
             outcome.set_aside += plan.set_aside
             outcome.held.update(copy.topic for copy in plan.keep)
             copies = await self._carry_out(peer, plan, outcome)
-            copies += await self._reconcile_replicated(peer, replicated, records, outcome)
+            copies += await self._reconciling.reconcile(peer, replicated, records, outcome)
             if not copies:
                 return
         raise ConflictError(
@@ -237,7 +220,7 @@ class Announcing:
         )
 
     async def _carry_out(
-        self, peer: str, plan: Plan[m.CopyState, TopicRecord], outcome: _Outcome
+        self, peer: str, plan: Plan[m.CopyState, TopicRecord], outcome: Outcome
     ) -> list[m.CopyState]:
         """Change the records; returns the copies for which somebody was faster."""
         again: list[m.CopyState] = []
@@ -256,47 +239,6 @@ class Announcing:
             await self._registry.compare_and_set_topic(record.name, record, None)
         return again
 
-    async def _reconcile_replicated(
-        self,
-        peer: str,
-        copies: Sequence[m.CopyState],
-        records: Mapping[str, TopicRecord | None],
-        outcome: _Outcome,
-    ) -> list[m.CopyState]:
-        """Returns the copies for which somebody was faster."""
-        life = self._settling.life
-        restore: list[m.CopyState] = []
-        replace: list[tuple[m.CopyState, TopicRecord, TopicRecord]] = []
-        for copy in copies:
-            record = records[copy.topic]
-            fate = fate_of(peer, copy.role, copy.epoch, record, life=life)
-            if record is None or fate == "restore":
-                restore.append(copy)
-                continue
-            confirmed = is_confirmed(explicit(record), life)
-            if fate == "set_aside" and confirmed and order(record) >= order(copy):
-                if copy.role == OWNER:
-                    outcome.set_aside.append(copy.id)
-                else:
-                    outcome.unwanted.append(record)
-                continue
-            if (newer := _replacement(peer, copy, record, confirmed)) is not None:
-                replace.append((copy, record, newer))
-                continue
-            outcome.held.add(copy.topic)
-            if order(copy) < order(record) and (confirmed or record.owner != peer):
-                outcome.create.append(record)
-        restored = await self._registry.restore_topics([record_of(copy, copy.owner) for copy in restore])
-        replaced = await self._registry.compare_and_set_topics(
-            [(record, newer) for _, record, newer in replace]
-        )
-        again: list[m.CopyState] = []
-        for copy, result in zip(
-            (*restore, *(copy for copy, _, _ in replace)), (*restored, *replaced), strict=True
-        ):
-            outcome.held.add(copy.topic) if result.applied else again.append(copy)
-        return again
-
     async def _creations(self, peer: str, copies: Sequence[m.CopyState], held: set[str]) -> list[TopicRecord]:
         """The topics that the registry says the peer is to hold, and that it did not announce."""
         announced = {copy.id for copy in copies}
@@ -313,46 +255,7 @@ class Announcing:
         for record in lost:
             self.on_lost_copy(record)
         followed = [record for record in found if record.owner != peer]
-        return [r for r in owned if r not in lost] + await self._out_of_sync(peer, followed)
-
-    async def _out_of_sync(self, peer: str, records: Sequence[TopicRecord]) -> list[TopicRecord]:
-        """The records, once the peer, which has lost its copies, is not in sync in them."""
-        life = self._settling.life
-        empty = [record for record in records if peer not in record.in_sync]
-        wrong = [r for r in records if peer in r.in_sync and is_confirmed(explicit(r), life)]
-        results = await self._changing.apply(
-            [(r, changed(r, in_sync=tuple(other for other in r.in_sync if other != peer))) for r in wrong],
-            known_to=[peer] * len(wrong),
-        )
-        return empty + [result.current for result in results if result.applied and result.current is not None]
-
-
-def _is_replicated(copy: m.CopyState, record: TopicRecord | None, buried: Collection[int]) -> bool:
-    """Whether others may hold what is committed in the topic of a copy; its name is not another topic's."""
-    if (
-        copy.id in buried
-        or (record is not None and record.id != copy.id)
-        or copy.role not in (OWNER, REPLICA)
-    ):
-        return False
-    return len({copy.owner, *copy.replicas}) > 1 or (record is not None and len(record.holders) > 1)
-
-
-def _replacement(peer: str, copy: m.CopyState, record: TopicRecord, confirmed: bool) -> TopicRecord | None:
-    """The record in place of one that the copy knows better; None: it stands.
-
-    A copy that knows of a newer epoch than a record of this life has heard of an ownership that the registry has
-    forgotten, or has promised one that was never given: the record is no longer confirmed, and all is decided anew.
-    """
-    known = record_of(copy, copy.owner)
-    if copy.epoch > record.epoch:
-        return known
-    if copy.role != OWNER or record.owner != peer or copy.epoch < record.epoch:
-        return None
-    if not confirmed:
-        differs = order(copy) > order(record) or record.policy != copy.policy
-        return known if differs else None
-    return msgspec.structs.replace(record, policy=copy.policy) if record.policy != copy.policy else None
+        return [r for r in owned if r not in lost] + await self._reconciling.take_out_of_sync(peer, followed)
 
 
 def _check_copies(frame: m.Announce) -> None:

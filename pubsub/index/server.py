@@ -24,6 +24,7 @@ from pubsub.index.peer_links import PeerLinks
 from pubsub.index.peer_table import PeerTable
 from pubsub.index.placing import Placing
 from pubsub.index.proposing import Proposing
+from pubsub.index.reconciling import Reconciling
 from pubsub.index.registration import Registration
 from pubsub.index.relay import Relay
 from pubsub.index.settling import Settling
@@ -102,7 +103,14 @@ class IndexServer:
             registry, peers, directory, settling, links, changing, electing, placing, self._spawn, clock
         )
         announcing = Announcing(
-            registry, peers, settling, changing, self._registration.beats, ttl_seconds, self._spawn, clock
+            registry,
+            peers,
+            settling,
+            Reconciling(registry, settling, changing),
+            self._registration.beats,
+            ttl_seconds,
+            self._spawn,
+            clock,
         )
         announcing.on_lost_copy = self._controller.on_lost_copy
         telling.on_refused = self._controller.on_refused
