@@ -84,7 +84,7 @@ class Directory:
         return m.TopicList(frame.id, [await self.find(frame.topic)])
 
     async def list_peers(self, connection: ServerConnection, frame: m.Peers) -> m.PeerList:
-        states = await self._peers.fresh()
+        states = await self._peers.loaded()
         now = self._clock()
         return m.PeerList(frame.id, [describe_peer(states[name], now) for name in sorted(states)])
 

@@ -233,7 +233,7 @@ class Operating:
 
     async def _waiting(self, peer: str, names: Sequence[str]) -> dict[str, str]:
         """Topic -> what it waits for, of some of those that cannot go on."""
-        states = await self._peers.fresh()
+        states = await self._peers.loaded()
         able = {candidate.peer for candidate in self._placing.candidates(states)} - {peer}
         found: dict[str, str] = {}
         for record in await self._registry.lookup(names):

@@ -99,7 +99,7 @@ class Topics:
         await self._settling.check_absence(frame.topic)
         failed: set[str] = set()
         for topic_id in await self._usable_ids(frame.topic_id):
-            states = await self._peers.fresh()
+            states = await self._peers.loaded()
             owner = (
                 await self._asked_for(frame.on)
                 if frame.on is not None
@@ -183,7 +183,7 @@ class Topics:
         if wanted == 1:
             return [owner.name], ""
         life = (await self._settling.look()).id
-        candidates = self._placing.candidates(await self._peers.fresh())
+        candidates = self._placing.candidates(await self._peers.loaded())
         if owner.name not in {candidate.peer for candidate in candidates}:  # asked for by name: for its zone
             assert owner.record is not None
             candidates.append(Candidate(peer=owner.name, topics=owner.topics, zone=owner.record.zone))

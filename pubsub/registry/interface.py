@@ -17,7 +17,7 @@ well within the ttl. What to do about a dead peer is decided elsewhere (core, in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -194,16 +194,19 @@ class Registry(ABC):
         """
 
     @abstractmethod
-    async def peers(self, now: int) -> list[PeerState]:
-        """All peers that have not said goodbye, by name."""
+    async def peers(self, now: int, names: Collection[str] | None = None) -> list[PeerState]:
+        """All peers that have not said goodbye, by name; or those of them that are named."""
 
     @abstractmethod
     async def peer(self, name: str, now: int) -> PeerState | None:
         """One peer, or None if it is not known or said goodbye."""
 
     @abstractmethod
-    async def deadlines(self) -> dict[str, int]:
-        """Until when the last heartbeat of each peer is believed; less to read than `peers`."""
+    async def deadlines(self, names: Collection[str] | None = None) -> dict[str, int]:
+        """Until when the last heartbeat of each peer is believed, or of those named; less to read than `peers`.
+
+        Who is not known, or said goodbye, is left out.
+        """
 
     @abstractmethod
     async def set_draining(self, name: str, draining: bool) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Literal
 
@@ -200,9 +200,15 @@ class RedisRegistry(Registry):
             await self._run(("ZREM", keys.peers, name))
         return bool(removed)
 
-    async def deadlines(self) -> dict[str, int]:
-        (flat,) = await self._run(("ZRANGE", self._keys.peers, 0, -1, "WITHSCORES"))
-        return {name: int(float(deadline) * 1000) for name, deadline in pairs(flat).items()}
+    async def deadlines(self, names: Collection[str] | None = None) -> dict[str, int]:
+        return {name: _in_us(deadline) for name, deadline in (await self._deadlines(names)).items()}
+
+    async def _deadlines(self, names: Collection[str] | None) -> dict[str, str]:
+        if names is None:
+            (flat,) = await self._run(("ZRANGE", self._keys.peers, 0, -1, "WITHSCORES"))
+            return pairs(flat)
+        scores = await self._run(*(("ZSCORE", self._keys.peers, name) for name in names)) if names else ()
+        return {name: score for name, score in zip(names, scores, strict=True) if score is not None}
 
     async def set_draining(self, name: str, draining: bool) -> bool:
         keys = self._keys
@@ -215,16 +221,12 @@ class RedisRegistry(Registry):
         (found,) = await self._run(script)
         return bool(found)
 
-    async def peers(self, now: int) -> list[PeerState]:
-        (flat,) = await self._run(("ZRANGE", self._keys.peers, 0, -1, "WITHSCORES"))
-        return await self._peer_states(pairs(flat), now)
+    async def peers(self, now: int, names: Collection[str] | None = None) -> list[PeerState]:
+        return await self._peer_states(await self._deadlines(names), now)
 
     async def peer(self, name: str, now: int) -> PeerState | None:
-        (deadline,) = await self._run(("ZSCORE", self._keys.peers, name))
-        if deadline is None:
-            return None
-        (state,) = await self._peer_states({name: deadline}, now)
-        return state
+        found = await self.peers(now, (name,))
+        return found[0] if found else None
 
     async def _peer_states(self, deadlines: Mapping[str, str], now: int) -> list[PeerState]:
         keys, names = self._keys, sorted(deadlines)
@@ -234,7 +236,7 @@ class RedisRegistry(Registry):
         )
         states = []
         for name, fields, topics in zip(names, replies[: len(names)], replies[len(names) :], strict=True):
-            record, deadline_at = decode_peer(name, fields), int(float(deadlines[name]) * 1000)
+            record, deadline_at = decode_peer(name, fields), _in_us(deadlines[name])
             alive = record is not None and deadline_at > now
             states.append(
                 PeerState(name=name, alive=alive, deadline_at=deadline_at, topics=topics, record=record)
@@ -458,3 +460,8 @@ def _milliseconds(seconds: float) -> int:
 
 def _next_version(expected: TopicRecord | None, record: TopicRecord) -> int:
     return max(expected.version, record.version) + 1 if expected else max(record.version, 1)
+
+
+def _in_us(score: str) -> int:
+    """A deadline as the sorted set has it, in milliseconds."""
+    return int(float(score) * 1000)

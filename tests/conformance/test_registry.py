@@ -719,6 +719,9 @@ async def test_deadlines_are_those_of_the_peers(registry: RedisRegistry) -> None
     await registry.register_peer(a_peer(), TTL, NOW)
     await registry.register_peer(a_peer("bob", "bb.1"), TTL, NOW + SECOND)
     assert await registry.deadlines() == {"alice": NOW + 6 * SECOND, "bob": NOW + 7 * SECOND}
+    assert await registry.deadlines(["bob", "nobody"]) == {"bob": NOW + 7 * SECOND}
+    assert await registry.deadlines([]) == {}
+    assert [state.name for state in await registry.peers(NOW, ["nobody", "bob"])] == ["bob"]
 
 
 async def test_a_registry_in_another_process_begins_a_new_life_once(
