@@ -21,7 +21,7 @@ ACCEPTED: dict[str, frozenset[type]] = {
     | {m.Subscribe, m.Unsubscribe, m.Credit, m.CreateCopy, m.DropCopy, m.Held, m.CopyEnds, m.HandOver}
     | {m.JoinGroup, m.Settle, m.Groups, m.ChangeGroup, m.PeekGroup}
     | {m.CommitCursor, m.Cursors, m.ChangeCursor, m.Scheduled, m.CancelScheduled, m.SetPolicy}
-    | {m.Follow, m.Progress, m.Orphans},
+    | {m.Follow, m.Progress, m.Orphans, m.Verify},
 }
 """Role of the server -> frames that it accepts once hello has been said."""
 

@@ -700,6 +700,8 @@ class Follow(msgspec.Struct, array_like=True, tag=84, frozen=True, kw_only=True)
     window_bytes: int
     config: tuple[int, int] = (0, 0)
     """(epoch, version) of the newest CopySet that the copy has stored."""
+    sound: bool = True
+    """False: the copy has lost something, and was not told since that it counts."""
 
 
 class Followed(msgspec.Struct, array_like=True, tag=85, frozen=True, kw_only=True):
@@ -746,6 +748,8 @@ class Marks(msgspec.Struct, array_like=True, tag=88, frozen=True):
 
     marks: list[tuple[int, int, int]]
     """(subscription, committed, first offset)."""
+    sound: list[int] = []
+    """Subscriptions of copies that said they are not sound, and are from now on."""
 
 
 class HandOver(msgspec.Struct, array_like=True, tag=89, frozen=True):
@@ -800,6 +804,16 @@ class Orphans(msgspec.Struct, array_like=True, tag=93, frozen=True, kw_only=True
     limit: int = 100
 
 
+class Verify(msgspec.Struct, array_like=True, tag=94, frozen=True, kw_only=True):
+    """What is your copy of a topic like, from offset `start` on, below `stop`? Without a `stop`: only how far it goes."""
+
+    id: int
+    topic: str
+    topic_id: int = 0
+    start: int = 0
+    stop: int = 0
+
+
 class OrphanList(msgspec.Struct, array_like=True, tag=95, frozen=True):
     """As many as fit, which may be fewer than the limit; none: that was all. `total` counts all that are kept."""
 
@@ -823,6 +837,25 @@ class Beside(msgspec.Struct, array_like=True, tag=96, frozen=True):
     more: bool = False
 
 
+class Verified(msgspec.Struct, array_like=True, tag=97, frozen=True, kw_only=True):
+    """A part of it, one range at least; ask again from the end of the last one on."""
+
+    id: int
+    topic_id: int
+    role: str
+    epoch: int
+    first_offset: int
+    committed: int
+    sound: bool
+    """False: it is damaged, or has lost something and is being filled again."""
+    ranges: list[tuple[int, int, int, int]] = []
+    """(start, stop, messages, digest), ending at multiples of 1,000; digest -1: damaged."""
+    damage: list[tuple[int, str]] = []
+    """(offset from which on it is damaged, what is wrong)."""
+    compacted: bool = False
+    """Whether messages may have been taken out by compaction, at another time than elsewhere."""
+
+
 Frame = (
     Hello | Welcome | Failure | Done | Publish | Published
     | Subscribe | Subscribed | Deliver | Credit | Unsubscribe | Ended | Query | QueryResult
@@ -836,7 +869,7 @@ Frame = (
     | Propose | Proposed | CopyEnds | CopyEndList
     | Follow | Followed | Replicate | Progress | Marks
     | HandOver | ChangeReplicas | Promote | Drain
-    | Orphans | OrphanList | Beside
+    | Orphans | Verify | OrphanList | Beside | Verified
 )  # fmt: skip
 """Any frame."""
 
@@ -846,6 +879,6 @@ Request = (
     | CommitCursor | Cursors | ChangeCursor | Scheduled | CancelScheduled | SetPolicy
     | Lookup | Topics | Peers | CreateTopic | DeleteTopic
     | Watch | Status | Register | Heartbeat | Announce | Leave | CreateCopy | DropCopy | Held
-    | Propose | CopyEnds | Follow | HandOver | ChangeReplicas | Promote | Drain | Orphans
+    | Propose | CopyEnds | Follow | HandOver | ChangeReplicas | Promote | Drain | Orphans | Verify
 )  # fmt: skip
 """A frame that is answered by one with the same id."""
