@@ -147,7 +147,7 @@ def _count_messages() -> None:
         sa.Column("in_sync", sa.Text),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("owner_address", sa.Text, nullable=False),
-        sa.Column("caught_up", sa.Integer, nullable=False),
+        sa.Column("sound", sa.Integer, nullable=False),
         sa.Column("promised", sa.Integer, nullable=False),
         sa.Column("configs", sa.Text),
         sa.Column("proposal", sa.Text),

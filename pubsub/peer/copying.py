@@ -117,6 +117,7 @@ class Copying:
             window_messages=WINDOW_MESSAGES,
             window_bytes=WINDOW_BYTES,
             config=config,
+            sound=bool(topic.sound),
         )
         asked, epoch = self._asked, topic.epoch
         link.call(request, encode_frame(frame), lambda reply: self._on_reply(asked, epoch, reply))
@@ -158,7 +159,7 @@ class Copying:
             and not newer
             and reached(theirs, topic.next_offset) == topic.epochs
         ):
-            self._begin(theirs, reply.committed)
+            self._begin(theirs)
             return
         self._busy = asyncio.create_task(
             self._agree(asked, epoch, reply, theirs, config if newer else None),
@@ -189,7 +190,7 @@ class Copying:
                     self.source.report_config(self.number, config)
                 if asked == self._asked:
                     self._busy = None
-                    self._begin(theirs, reply.committed)
+                    self._begin(theirs)
                 return
         except PubsubError as error:
             if asked == self._asked:
@@ -232,14 +233,29 @@ class Copying:
         outdated = isinstance(error, NotOwnerError) and epoch != self.topic.epoch
         self.source.later(self, outdated=outdated, error=error)
 
+    def is_sound(self) -> None:
+        """The owner says that this copy counts again, although it had lost something."""
+        asked = self._asked
+
+        async def note() -> None:
+            try:
+                await self.source.node.store.copies.set_sound(self.topic)
+            except PubsubError as error:
+                log.info("copy of topic %s is not sound yet: %s", self.topic.name, error)
+            if asked == self._asked:
+                self._busy = None
+                self.ask()  # which says so
+
+        if self._busy is None and not self.topic.sound:
+            self._busy = asyncio.create_task(note(), name=f"pubsub: {self.topic.name} is sound")
+
     # Taking what comes
 
-    def _begin(self, theirs: tuple[EpochStart, ...], committed: int) -> None:
+    def _begin(self, theirs: tuple[EpochStart, ...]) -> None:
         topic = self.topic
         self._position = self._start = self._whole_to = topic.next_offset
         self._next_epochs = [entry for entry in theirs if entry.start > topic.next_offset]
         self.follows = True
-        self._look_if_caught_up(committed)
         backlog, self._backlog = self._backlog, []
         for frame in backlog:
             self.on_frame(frame)
@@ -312,7 +328,6 @@ class Copying:
             if shipped is not None:
                 self.source.report_beside(number, shipped)
             self.source.report(number, stop, messages, size_bytes)
-            self._look_if_caught_up(committed)
 
         work = Received(
             topic_id=topic.id,
@@ -328,11 +343,6 @@ class Copying:
         )
         self._start, self._parts, self._parts_bytes = stop, [], 0
         self.source.node.store.receive(work)
-
-    def _look_if_caught_up(self, committed: int) -> None:
-        topic = self.topic
-        if not topic.caught_up and self._synced and topic.next_offset >= committed:
-            self.source.caught_up(topic)
 
 
 def _config(told: m.CopySet) -> Config:

@@ -45,6 +45,8 @@ class Feeding(Delivery):
         super().__init__(subscriber, number, feed, position, window, name, store, None, "")
         self.epoch = epoch
         self.follows = True
+        self.sound = True
+        """Whether the copy says that it has lost nothing."""
         self.synced = False
         """Whether the copy has what the topic has besides messages; before, it counts for nothing."""
         self.reported = (position, (0, 0))

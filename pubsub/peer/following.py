@@ -126,7 +126,6 @@ class Source:
         self._beside: dict[int, int] = {}
         self._reporting = False
         self._reported_at = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
         self.task = asyncio.create_task(self._run(), name=f"pubsub: follow {owner}")
 
     # Copies
@@ -152,21 +151,6 @@ class Source:
             return
         log.debug("copy of %s does not follow %s: %s", copying.topic.name, self.owner, error)
         self._again[copying] = outdated
-
-    def caught_up(self, topic: Topic) -> None:
-        """A copy has everything committed for the first time."""
-        self._start(self.node.store.copies.set_caught_up(topic), f"note that {topic.name} has caught up")
-
-    def _start(self, coroutine: object, what: str) -> None:
-        async def run() -> None:
-            try:
-                await coroutine  # type: ignore[misc]
-            except PubsubError as error:
-                log.info("could not %s: %s", what, error)
-
-        task = asyncio.create_task(run(), name=f"pubsub: {what}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # Reports
 
@@ -219,6 +203,10 @@ class Source:
                 topic = copying.topic
                 topic.committed = max(topic.committed, min(committed, topic.next_offset))
                 self.node.kept_from(topic, first_offset)
+        for number in frame.sound:
+            copying = self.by_number.get(number)
+            if copying is not None and copying.follows:
+                copying.is_sound()
 
     # The connection
 

@@ -104,6 +104,8 @@ class Holding:
         if copy.epoch == topic.epoch:
             await self._change_members(topic, copy)
             return
+        if copy.role == OWNER and not topic.sound and not copy.lossy:
+            raise ConflictError(f"the copy of topic {topic.name} has lost something, and cannot own it")
         error = NotOwnerError(f"peer {copy.owner} owns topic {topic.name} now", owner=copy.owner)
         self.end(topic, error)
         try:
@@ -189,7 +191,7 @@ class Holding:
             highest_epoch=max(topic.epoch, topic.promised),
             next_offset=topic.next_offset,
             committed=topic.committed,
-            sound=topic.set_aside is None and bool(topic.caught_up) and self._node.store.fault is None,
+            sound=topic.set_aside is None and bool(topic.sound) and self._node.store.fault is None,
             config_epoch=0 if config is None else config.epoch,
             config_version=0 if config is None else config.version,
             replicas=[] if config is None else list(config.replicas),

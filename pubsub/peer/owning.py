@@ -33,6 +33,7 @@ class Owned:
         "beside_number",
         "beside_waiting",
         "feedings",
+        "heard_at",
         "lag_us",
         "progress",
         "proposing",
@@ -62,6 +63,8 @@ class Owned:
         """(offset behind a batch, who waits until it is committed), in the order of the log mostly."""
         self.uncommitted: deque[Appended] = deque()
         self._uncommitted_bytes = 0
+        self.heard_at: dict[str, int] = {}
+        """Peer -> when it has last reported on this topic, in this epoch."""
         self.beside_number = 0
         """Counts the transactions that changed what the topic has besides messages."""
         self.beside_acked: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +10,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pubsub.core.schedule import due_us
-from pubsub.errors import InvalidRequestError, MessageTooLargeError, NotOwnerError, PubsubError
+from pubsub.errors import (
+    InternalError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    NotOwnerError,
+    PubsubError,
+    SequenceError,
+)
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.policy import stored_policy
 from pubsub.protocol import messages as m
@@ -33,6 +41,7 @@ class Publishing:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._doubting: set[asyncio.Task[None]] = set()
         self.immediate: dict[type, ImmediateHandler] = {m.Publish: self.on_publish}
         self.requests: dict[type, RequestHandler] = {}
 
@@ -63,6 +72,9 @@ class Publishing:
         count = len(frame.payloads)
 
         def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
+            if isinstance(error, SequenceError) and topic.replicas:
+                self._doubt(topic, error, answer)
+                return
             if error is not None:
                 answer(error)
                 return
@@ -102,6 +114,29 @@ class Publishing:
             append.message_ids = frame.message_ids
             append.dedupe_us = stored_policy(topic.policy).dedupe_us
         node.store.append(append)
+
+    def _doubt(
+        self, topic: Topic, error: SequenceError, answer: Callable[[m.Published | PubsubError], None]
+    ) -> None:
+        """Say that a batch came out of order only if this peer still owns the topic.
+
+        A former owner that was stopped and goes on knows less than its successor: who believed it would send again,
+        as a new producer, what that one has stored.
+        """
+
+        async def ask() -> None:
+            await self._node.replicas.check_owner(topic)
+            answer(error)
+
+        def done(asking: asyncio.Task[None]) -> None:
+            self._doubting.discard(asking)
+            if not asking.cancelled() and (failure := asking.exception()) is not None:
+                refused = failure if isinstance(failure, PubsubError) else InternalError(str(failure))
+                answer(refused)
+
+        task = asyncio.create_task(ask(), name=f"pubsub: does this peer own {topic.name}")
+        self._doubting.add(task)
+        task.add_done_callback(done)
 
     def _check_copies(self, topic: Topic, frame: m.Publish) -> None:
         """

@@ -9,6 +9,7 @@ everything cost nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ RETRY_US = 500_000
 """How long a proposal that got no answer waits before it is sent again."""
 MOST_WINDOW = (2**40, 64 * MIB)
 """What a follower may ask for: messages, bytes."""
+CHECK_US = 3_000_000
+"""How long it may take to find out whether this peer still owns a topic."""
 SAVE_SECONDS = 1.0
 """How often it is written down what is committed; a restart goes on from there."""
 
@@ -219,6 +222,7 @@ class Replicas:
         feeding.when_ended = lambda: self._lost(owned, feeding)
         deliveries.add(feeding)
         feeding.reported = (frame.next_offset, frame.config)
+        feeding.sound = frame.sound
         self._heard(frame.name, self.now())
         self._node.shipping.ship_all(owned, feeding)
         feeding.pump()
@@ -244,10 +248,13 @@ class Replicas:
                 continue
             config = max(configs.get(number, (0, 0)), feeding.reported[1])
             feeding.reported = (end, config)
+            owned.heard_at[feeding.name] = now
             if number in beside:
                 self._node.shipping.acknowledged(owned, feeding, beside[number])
             if feeding.synced:
-                owned.progress.followed(feeding.name, feeding.epoch, end, now, config)
+                owned.progress.followed(feeding.name, feeding.epoch, end, now, config, sound=feeding.sound)
+                if not feeding.sound:
+                    self._untold.add(owned)
             touched.add(owned)
             feeding.credit(messages, size_bytes)
         for owned in touched:
@@ -307,15 +314,18 @@ class Replicas:
 
     def _tell_followers(self) -> None:
         """Tell of what is committed and kept, one frame for each connection."""
-        marks: dict[ServerConnection, list[tuple[int, int, int]]] = {}
+        marks: dict[ServerConnection, m.Marks] = {}
         for owned in self._untold:
             topic = owned.topic
             for feeding in owned.feedings.values():
-                entry = (feeding.number, topic.committed, topic.first_offset)
-                marks.setdefault(feeding.connection, []).append(entry)
-        self._untold.clear()
-        for connection, entries in marks.items():
-            connection.send(encode_frame(m.Marks(entries)))
+                told = marks.setdefault(feeding.connection, m.Marks([], []))
+                told.marks.append((feeding.number, topic.committed, topic.first_offset))
+                if not feeding.sound and owned.progress.admits(feeding.name):
+                    told.sound.append(feeding.number)
+        # Who is not sound is told once the registry has confirmed it: to be looked at again.
+        self._untold = {o for o in self._untold if not all(f.sound for f in o.feedings.values())}
+        for connection, told in marks.items():
+            connection.send(encode_frame(told))
 
     def tell_first_offset(self, topic: Topic) -> None:
         """Retention has moved the first kept offset."""
@@ -358,6 +368,24 @@ class Replicas:
             owned.proposing = False
             if self._owned.get(topic.id) is owned:
                 self._awake.add(owned)
+
+    async def check_owner(self, topic: Topic) -> None:
+        """Return once it is sure that this peer owned a topic when it was asked: an index says so, or its copies do.
+
+        Raises:
+            NotOwnerError: it does not, or nobody can tell.
+        """
+        owned, asked_at = self._owned.get(topic.id), self.now()
+        with contextlib.suppress(PubsubError):
+            await self.propose(topic, -1, [])
+            if owned is not None and self._owned.get(topic.id) is owned:
+                return
+        while owned is not None and self._owned.get(topic.id) is owned and self.now() - asked_at < CHECK_US:
+            heard = [peer for peer, at in owned.heard_at.items() if at > asked_at]
+            if len({*heard, self._node.name}) >= owned.progress.membership.min_in_sync and len(heard) > 0:
+                return
+            await asyncio.sleep(TICK_SECONDS)
+        raise NotOwnerError(f"nobody confirms that peer {self._node.name} owns topic {topic.name}; ask again")
 
     async def propose(self, topic: Topic, version: int, in_sync: Iterable[str], owner: str = "") -> bool:
         """Ask the index to change a topic's record, and take over what it is then; True if it was changed.

@@ -142,12 +142,26 @@ class Copies:
 
         await self._store.step(change, CHANGE_BYTES, committed)
 
-    async def set_caught_up(self, topic: Topic) -> None:
-        """Write down that a copy has everything committed, and may be believed about it."""
-        topic.caught_up = 1  # at once: it is asked for once
+    async def set_sound(self, topic: Topic) -> None:
+        """Write down that a copy may be believed again: by its owner's word, in this epoch."""
+        epoch = topic.epoch
 
         def change(cursor: sqlite3.Cursor) -> None:
-            cursor.execute("UPDATE topics SET caught_up = 1 WHERE id = ?", (topic.id,))
+            sql = "UPDATE topics SET sound = 1 WHERE id = ? AND epoch = ?"
+            if cursor.execute(sql, (topic.id, epoch)).rowcount != 1:
+                raise NotOwnerError(f"topic {topic.name} is in another epoch by now")
+
+        def committed(_: None) -> None:
+            topic.sound = 1
+
+        await self._store.step(change, 100, committed)
+
+    async def set_unsound(self, topic: Topic) -> None:
+        """Write down that a copy has lost something."""
+        topic.sound = 0  # at once: it must not be chosen
+
+        def change(cursor: sqlite3.Cursor) -> None:
+            cursor.execute("UPDATE topics SET sound = 0 WHERE id = ?", (topic.id,))
 
         await self._store.step(change, 100)
 

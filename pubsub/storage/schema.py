@@ -49,7 +49,9 @@ topics = Table(
     Column("in_sync", Text),  # JSON, likewise: those that hold everything committed
     Column("version", Integer, nullable=False),  # of the registry's record, as it was known last
     Column("owner_address", Text, nullable=False),  # where the owner was to be reached then
-    Column("caught_up", Integer, nullable=False),  # 1: it has held all that was committed, at least once
+    Column(
+        "sound", Integer, nullable=False
+    ),  # 0: it has lost something, and its owner has not said since that it counts
     Column("promised", Integer, nullable=False),  # nothing of an epoch below it is taken any more
     Column("configs", Text),  # JSON: the sets of copies that count
     Column("proposal", Text),  # JSON: what the owner has proposed to change in the registry's record

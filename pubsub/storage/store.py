@@ -193,7 +193,7 @@ class Store:
         for row in connection.exec_driver_sql(
             "SELECT id, name, role, owner, epoch, first_offset, next_offset, committed, policy, created_at, "
             "set_aside, messages, bytes AS size_bytes, compacted_to, replicas, in_sync, version, owner_address, "
-            "caught_up, promised, configs, proposal FROM topics"
+            "sound, promised, configs, proposal FROM topics"
         ):
             values = dict(row._mapping)
             values["policy"] = msgspec.json.decode(values["policy"])
@@ -413,7 +413,9 @@ class Store:
             in_sync=list(copy.in_sync) if shared(copy.replicas) else [],
             version=copy.version,
             owner_address=copy.owner_address,
-            caught_up=int(copy.role == OWNER),
+            sound=int(
+                copy.role == OWNER or self.name not in copy.in_sync
+            ),  # it is said to have it, and has not
         )
         policy = msgspec.json.encode(copy.policy).decode()
 
@@ -424,7 +426,7 @@ class Store:
                 (
                     *(topic.id, topic.name, topic.role, topic.owner, topic.epoch, policy, topic.created_us),
                     *(encode_names(topic.replicas), encode_names(topic.in_sync)),
-                    *(topic.version, topic.owner_address, topic.caught_up),
+                    *(topic.version, topic.owner_address, topic.sound),
                 ),
             )
 

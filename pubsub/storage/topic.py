@@ -41,8 +41,8 @@ class Topic(msgspec.Struct, kw_only=True):
     """Of the registry's record, in this epoch, that this peer last knew."""
     owner_address: str = ""
     """Where the owner served when this peer last heard of it."""
-    caught_up: int = 1
-    """1: it has held everything that was committed, at least once since it was made."""
+    sound: int = 1
+    """0: it has lost something, and its owner has not said since that it counts (core/follower)."""
     promised: int = 0
     """Nothing of an epoch below it is taken any more, whoever owns it."""
     configs: tuple[Config, ...] = ()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
 import pubsub
+from pubsub.errors import IndexUnavailableError, NotOwnerError, SequenceError
+from pubsub.protocol.messages import Publish
 from tests.integration.peer.replicated import Cluster, cluster
 from tests.waiting import wait_until
 
@@ -136,3 +139,51 @@ async def test_publishing_is_refused_with_too_few_copies_and_goes_on_when_they_a
         assert topic.committed == 1
         await site.start("carol")
         assert await asyncio.wait_for(publishing, 20) == 1
+
+
+async def test_a_copy_whose_disk_was_lost_counts_for_nothing_until_it_has_everything_again(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"%d" % n for n in range(200)])
+        await site.equal("t")
+        await site.kill("bob")
+        shutil.rmtree(tmp_path / "bob")
+
+        async def gone() -> bool:
+            return not next(p.alive for p in await client.peers() if p.peer == "bob")
+
+        await wait_until(gone)
+        await site.start("bob")
+        await wait_until(lambda: "t" in site.peers["bob"]._node.store.topics)
+        if "bob" in site.held("bob", "t").in_sync:  # it is said to have what it has lost
+            assert not site.held("bob", "t").sound
+        await wait_until(lambda: site.held("bob", "t").sound == 1, 20)
+        await site.in_sync("t", *THREE)
+        assert len(await site.equal("t")) == 200
+        await client.publish("t", b"x")
+
+
+async def test_a_stopped_owner_that_knows_too_little_does_not_say_out_of_order(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish("t", b"a")
+        node = site.peers["alice"]._node
+        topic = site.held("alice", "t")
+        answers: list[object] = []
+        frame = Publish(1, "t", topic.id, 77, 5, None, None, [b"x"])
+        node.publishing.publish(frame, answers.append)
+        (error,) = await wait_until(lambda: answers)
+        assert isinstance(error, SequenceError)  # it is the owner: the index says so
+        propose = node.replicas.propose
+
+        async def nobody(*_: object, **__: object) -> bool:
+            raise IndexUnavailableError("no index")
+
+        node.replicas.propose = nobody  # type: ignore[method-assign, assignment]
+        answers.clear()
+        for feeding in list(node.replicas.find(topic).feedings.values()):  # type: ignore[union-attr]
+            feeding.connection.hold_reading("test")
+        node.publishing.publish(frame, answers.append)
+        (error,) = await wait_until(lambda: answers)
+        assert isinstance(error, NotOwnerError)
+        node.replicas.propose = propose  # type: ignore[method-assign]
