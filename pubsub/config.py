@@ -154,6 +154,10 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a message that removes a key is kept by compaction, so that whoever reads now and then sees it."""
     give_back_seconds: float = 10.0
     """Pages of the file that nothing needed for so long are given back to the file system."""
+    scrub_bytes: int = 2 * MIB
+    """Messages read each second, at most, to see whether they are as they were stored."""
+    scrub_seconds: float = 21_600.0
+    """How often all of them are; it takes longer where that is not done in time."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, "setting")

@@ -31,6 +31,7 @@ from pubsub.peer.reading import Reading
 from pubsub.peer.replicas import Replicas
 from pubsub.peer.retention import Retention
 from pubsub.peer.schedule import Schedule
+from pubsub.peer.scrubbing import Scrubbing
 from pubsub.peer.shipping import Shipping
 from pubsub.protocol import messages as m
 from pubsub.storage.cursors import cursors_of
@@ -88,15 +89,17 @@ class Node:
         self.retention.group_floors.append(self.groups.floor)
         self.retention.when_trimmed.append(self.groups.on_first_offset)
         self.retention.when_trimmed.append(self.on_trimmed)
+        self.scrubbing = Scrubbing(self, settings)
         self.side_tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "retention": self.retention.run,
             "replication": self.replicas.run,
             "what topics have besides messages": self.shipping.run,
+            "scrub": self.scrubbing.run,
         }
         """What runs beside the requests for as long as the peer does."""
         for part in (
             *(self.publishing, self.schedule, Reading(self), self.cursors, self.groups),
-            *(self.replicas, self.holding, Orphaned(self)),
+            *(self.replicas, self.holding, Orphaned(self), self.scrubbing),
             *(Policies(self), Forwarding(self, directory)),
         ):
             self.immediate |= part.immediate
@@ -269,6 +272,7 @@ class Node:
             "published": self.published_messages,
             "not_following": self.following.behind(),
             "orphaned": self.orphaned_messages,
+            **self.scrubbing.status(),
             "queued_bytes": self.store.queued_bytes,
             "started_at": iso_from_us(self.started_us),
             "sqlite": sqlite3.sqlite_version,

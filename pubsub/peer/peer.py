@@ -147,6 +147,7 @@ class Peer(Client):
         self._node.zone = self._zone
         self._node.address = str(self._advertise or _reachable(listening))
         self._node.connections = lambda: len(self._server.connections)
+        await self._node.scrubbing.check_at_start(self._storage_settings.quick_check_bytes)
         self._node.start()
         # As a client it asks itself: the node answers what it knows and passes on the rest.
         self._own_address = _reachable(listening)

@@ -99,10 +99,9 @@ class Scrubbing:
     async def _scrub(self, topic: Topic, *, paced: bool) -> None:
         """Look at a topic from its beginning on, up to its first damage."""
         position, begun = topic.first_offset, None
-        while position < topic.committed and topic.set_aside is None and topic.id not in self._todo:
-            stop = topic.committed
+        while position < topic.next_offset and topic.set_aside is None and topic.id not in self._todo:
             try:
-                found = await self._look(topic, position, stop, begun)
+                found = await self._look(topic, position, topic.next_offset, begun)
             except ClosedError:
                 return
             except PubsubError as error:
@@ -119,10 +118,8 @@ class Scrubbing:
             if paced:
                 await asyncio.sleep(found.size_bytes / self._pace)
 
-    async def _look(
-        self, topic: Topic, start: int, stop: int, begun: Range | None, max_bytes: int = CHUNK_BYTES
-    ) -> Scrubbed:
-        return await self._node.store.look(scrub, topic.id, start, stop, RANGE, max_bytes, begun)
+    async def _look(self, topic: Topic, start: int, stop: int, begun: Range | None) -> Scrubbed:
+        return await self._node.store.look(scrub, topic.id, start, stop, RANGE, CHUNK_BYTES, begun)
 
     async def found(self, topic: Topic, offset: int, why: str) -> None:
         """A copy is damaged from an offset on."""
@@ -160,10 +157,13 @@ class Scrubbing:
         """Returns whether nothing is left to do."""
         node = self._node
         if topic.owned:
+            owned = node.replicas.find(topic)
+            damage.state = "damaged; no other copy is in sync, and what can be read is served"
+            if owned is None or not owned.progress.in_sync - {node.name}:
+                return False
             try:
                 await node.handing_over.hand_over(topic, leaving=True)
             except PubsubError as error:
-                damage.state = "damaged; no other copy can take it over yet, and what can be read is served"
                 log.info("topic %s, which is damaged, is not handed over yet: %s", topic.name, error)
                 return False
             if topic.owned:  # it hears of it in a moment
@@ -206,8 +206,8 @@ class Scrubbing:
         position, stop = max(frame.start, topic.first_offset), min(frame.stop, topic.committed)
         begun: Range | None = None
         left = REPLY_BYTES
-        while position < stop and left > 0 or begun is not None:
-            found = await self._look(topic, position, stop, begun, min(CHUNK_BYTES, max(1, left)))
+        while (position < stop and left > 0) or begun is not None:
+            found = await self._look(topic, position, stop, begun)
             left -= found.size_bytes
             begun = _begun(found) if found.stop < stop else None
             parts = found.ranges[:-1] if begun is not None else found.ranges
@@ -246,7 +246,8 @@ class Scrubbing:
         found += [
             f"{topic.name}: set aside, {topic.set_aside}"
             for topic in store.by_id.values()
-            if topic.set_aside is not None and topic.set_aside.startswith("damaged")
+            if topic.set_aside is not None
+            and topic.set_aside.startswith("damaged")
             and topic.id not in self.damage
         ]
         return {

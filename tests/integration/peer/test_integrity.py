@@ -1,0 +1,97 @@
+"""Flipped bytes in one peer's file: found, said, never chosen, and filled again; nothing of the topic is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pubsub
+from tests.integration.peer.replicated import Cluster, cluster
+from tests.waiting import wait_until
+
+THREE = ("alice", "bob", "carol")
+MESSAGES = [b"%06d" % n + b"x" * 50 for n in range(400)]
+
+
+async def filled(site: Cluster, owner: str = "alice") -> pubsub.Client:
+    """A topic on three peers with messages that all of them have."""
+    client = await site.client()
+    await client.create_topic("t", on=owner, policy={"replicas": 3})
+    await site.in_sync("t", *THREE)
+    for start in range(0, len(MESSAGES), 40):
+        await client.publish_many("t", MESSAGES[start : start + 40])
+    await site.equal("t")
+    return client
+
+
+def flip(path: Path, what: bytes) -> None:
+    """Change a byte in the middle of a payload, in a file that nobody has open."""
+    data = bytearray(path.read_bytes())
+    data[data.index(what) + 1] ^= 0x55
+    path.write_bytes(data)
+
+
+async def test_a_damaged_copy_is_found_at_the_start_never_chosen_and_filled_again(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        await site.stop("bob")
+        await client.publish("t", b"meanwhile")
+        flip(tmp_path / "bob" / "peer.db", b"000200xxx")
+        await site.start("bob")
+        (said,) = (await site.peers["bob"].status())["damage"]
+        assert said.startswith("t at 200: the batch at offset 200 does not fit its checksum")
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == [*MESSAGES, b"meanwhile"]
+        await wait_until(lambda: bool(site.held("bob", "t").sound), 15, "the owner's word")
+        status = await site.peers["bob"].status()
+        assert (status["refilled"], status["unsound"]) == (200, [])
+        assert "whole again" in status["damage"][0]
+
+
+async def test_an_owner_that_finds_damage_gives_the_topic_away_and_is_filled_again(tmp_path: Path):
+    async with cluster(tmp_path, *THREE, ttl_seconds=6) as site:
+        client = await filled(site)
+        await site.kill("alice")
+        flip(tmp_path / "alice" / "peer.db", b"000200xxx")
+        await site.start("alice")  # before its deadline: nobody else has become the owner
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 15, "another owner")
+        await site.in_sync("t", *THREE)
+        await client.publish("t", b"afterwards", acks="all")
+        assert [row[4] for row in await site.equal("t")] == [*MESSAGES, b"afterwards"]
+
+
+async def test_a_damaged_copy_is_not_chosen_when_the_owner_goes(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        await site.stop("bob")
+        await site.stop("carol")
+        flip(tmp_path / "bob" / "peer.db", b"000200xxx")
+        await asyncio.gather(site.start("bob"), site.start("carol"))
+        await site.kill("alice")
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 20, "another owner")
+        assert site.owner("t") == "carol" or site.held("bob", "t").sound
+        read = [message.payload async for message in read_all(client)]
+        assert read == MESSAGES
+
+
+async def read_all(client: pubsub.Client):  # type: ignore[no-untyped-def]
+    async with client.subscribe("t", start="earliest") as messages:
+        async for message in messages:
+            yield message
+            if message.offset == len(MESSAGES) - 1:
+                return
+
+
+async def test_damage_of_a_topic_without_other_copies_is_said_and_the_rest_is_served(tmp_path: Path):
+    async with cluster(tmp_path, "alice") as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice")
+        await client.publish_many("t", MESSAGES)
+        await site.stop("alice")
+        flip(tmp_path / "alice" / "peer.db", b"000200xxx")
+        await site.start("alice")
+        peer = site.peers["alice"]
+        await wait_until(lambda: peer._node.scrubbing.damage, 15, "the scrub")
+        (said,) = (await peer.status())["damage"]
+        assert "no other peer has a copy" in said
+        assert len([m async for m in read_all(client)]) == len(MESSAGES)
