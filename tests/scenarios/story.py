@@ -11,8 +11,9 @@ from pubsub.core.failover import loss_of, promote
 from pubsub.core.ownership import Change
 from tests.simulation.clients import Client
 from tests.simulation.copies import Entry
+from tests.simulation.frames import TTL
 from tests.simulation.nodes import Flow
-from tests.simulation.peers import TTL, Peer
+from tests.simulation.peers import Peer
 from tests.simulation.registry import Record
 from tests.simulation.scheduler import MS, SECOND
 from tests.simulation.world import World

@@ -1,5 +1,5 @@
 from tests.scenarios.story import Story
-from tests.simulation.peers import TTL
+from tests.simulation.frames import TTL
 
 
 def life(story: Story) -> str:

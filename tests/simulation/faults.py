@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pubsub.core.ownership import min_in_sync
-from tests.simulation.peers import LAG, TTL
+from tests.simulation.frames import LAG, TTL
 from tests.simulation.scheduler import MS, SECOND
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pubsub.core.placement import Candidate as Place
 from pubsub.core.placement import next_step, with_leaving, with_moved
 from pubsub.core.rebuild import Short, fate_of
 from pubsub.core.replication import Proposal
+from tests.simulation.frames import TTL, Announcement, Answer
 from tests.simulation.nodes import Flow, Future, Network, Node, gather
-from tests.simulation.peers import TTL, Announcement, Answer, Peer
+from tests.simulation.peers import Peer
 from tests.simulation.registry import Record, Registry, View
 from tests.simulation.rules import Rules
 from tests.simulation.scheduler import MS, Scheduler

@@ -8,62 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from pubsub.core.epochs import EpochStart, reached
 from pubsub.core.ownership import membership_of
 from pubsub.core.rebuild import Promise
-from pubsub.core.replication import Config, Contacts, Membership, OwnerProgress
+from pubsub.core.replication import Contacts, Membership, OwnerProgress
 from tests.simulation.checks import Ledger, demand
 from tests.simulation.copies import Copy, Disk, Entry
+from tests.simulation.frames import BATCH, EPOCHS_SENT, LAG, TTL, Announcement, Answer, Batch, Parted
 from tests.simulation.nodes import Flow, Future, Network, Node
 from tests.simulation.registry import Record
 from tests.simulation.rules import Rules
 from tests.simulation.scheduler import MS, Scheduler
-
-TTL = 1_500 * MS
-LAG = 1_200 * MS
-BATCH = 8
-EPOCHS_SENT = 2
-"""So few that older ones are asked for now and then."""
-
-
-class Announcement(msgspec.Struct, frozen=True):
-    """What a peer tells of its copy with a heartbeat."""
-
-    owns: bool
-    heard: int
-    epoch: int
-    owner: str
-    config: Config | None
-    in_sync: tuple[str, ...]
-    sound: bool
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What an index answers."""
-
-    life: str
-    record: Record | None
-
-
-class Parted(msgspec.Struct, frozen=True):
-    """Where a follower's log and the owner's part; None: send older epochs."""
-
-    parting: int | None
-    epochs: tuple[EpochStart, ...]
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """A part of the owner's log."""
-
-    start: int
-    entries: tuple[Entry, ...]
-    epochs: tuple[EpochStart, ...]
-    committed: int
-    config: Config
-    admits: int | None
-    """The incarnation of the follower that shall know that it is sound."""
 
 
 class Peer(Node):

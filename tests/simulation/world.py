@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from tests.simulation.checks import Ledger, RecoveryError, demand
 from tests.simulation.clients import Publisher, Reader
 from tests.simulation.faults import Faults
+from tests.simulation.frames import TTL
 from tests.simulation.indexes import Index
 from tests.simulation.nodes import Network
-from tests.simulation.peers import TTL, Peer, first_record
+from tests.simulation.peers import Peer, first_record
 from tests.simulation.registry import Record, Registry
 from tests.simulation.rules import Rules
 from tests.simulation.scheduler import MS, SECOND, Scheduler
