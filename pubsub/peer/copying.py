@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from pubsub.core.epochs import EpochStart, plan_cut, reached
 from pubsub.core.replication import Config
 from pubsub.errors import DamagedFileError, NotOwnerError, PubsubError, error_from_wire
-from pubsub.peer.feeding import check_batches
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import batch_bytes
 from pubsub.protocol.codec import encode_frame
 from pubsub.storage.beside import Row
+from pubsub.storage.copying import check_batches
 from pubsub.storage.marks import decode_mark
 from pubsub.storage.topic import Topic
 from pubsub.storage.work import Received

@@ -7,23 +7,24 @@ pieces: its window is a bound on what it holds in memory, not on what an applica
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 
 from pubsub.core.credit import Window
-from pubsub.errors import ConflictError, DamagedFileError, InternalError, PubsubError
+from pubsub.errors import ConflictError, InternalError, PubsubError
 from pubsub.peer.delivery import Delivery, Feed, Subscriber
 from pubsub.peer.tail import Piece
-from pubsub.protocol.batch import batch_bytes, batch_checksum, next_position, slice_batch
+from pubsub.protocol.batch import batch_bytes, slice_batch
 from pubsub.protocol.codec import encode_copy, encode_frame, replicate_head
 from pubsub.protocol.messages import Batch, Beside
-from pubsub.storage.copying import Marks, read_log, slice_marks, whole_batches
-from pubsub.storage.marks import decode_mark
+from pubsub.storage.copying import Marks, read_encoded, slice_marks
 from pubsub.storage.store import Store
 
 log = logging.getLogger("pubsub.peer")
 
 
+MOST_PAUSE_SECONDS = 0.05
 MOST_ROWS_BYTES = 8 * 1024 * 1024
 """Changes besides messages that wait for a follower; beyond it, it begins anew."""
 
@@ -127,15 +128,22 @@ class Feeding(Delivery):
         topic, limits = self.feed.topic, self.connection.limits
         stop = next((begin for begin, _ in self._rows if begin > self.position), topic.next_offset)
         settings = self._store.settings
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             found = await self._store.look(
-                read_log,
+                read_encoded,
+                topic.name,
                 topic.id,
                 self.position,
                 stop,
                 min(settings.read_messages, max(1, self._window.messages)),
                 min(settings.read_bytes, limits.batch_bytes),
             )
+            if (
+                self._store.queued_bytes
+            ):  # somebody publishes: this one is behind, and takes half of the time at most
+                await asyncio.sleep(min(loop.time() - began, MOST_PAUSE_SECONDS))
             if self._ended:
                 return
             if self.position < topic.first_offset:
@@ -143,24 +151,9 @@ class Feeding(Delivery):
             if found is None:  # everything up to the end, as it was then, has been compacted away
                 self._send_copy(None, [], stop)
                 return
-            batch, marks = found
-            check_batches(topic.name, batch, marks)
-            self._send_copy(batch, marks, next_position(batch))
+            self._put(*found)
         except PubsubError as error:
             self.end(error)
         except Exception:
             log.exception("reading %s for the follower %s failed", topic.name, self.name)
             self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
-
-
-def check_batches(topic: str, batch: Batch, marks: Marks) -> None:
-    """Compare the checksums of all batches that are whole here.
-
-    Raises:
-        DamagedFileError: one does not fit its mark.
-    """
-    for text, part in whole_batches(batch, marks):
-        if batch_checksum(part.keys, part.headers, part.payloads) != decode_mark(text).checksum:
-            raise DamagedFileError(
-                f"a batch of topic {topic} at offset {part.first_offset} does not fit its checksum"
-            )

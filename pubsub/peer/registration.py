@@ -29,6 +29,8 @@ log = logging.getLogger("pubsub.peer")
 
 REQUEST_SECONDS = 5.0
 COPIES_IN_A_FRAME = 1000
+ANNOUNCE_SECONDS = 0.5
+"""The least time from one announcement to the next on a connection."""
 
 
 class Registration:
@@ -43,6 +45,7 @@ class Registration:
         self._measured_at = 0.0
         self._wake = asyncio.Event()
         """Set when there is something to do before the next heartbeat is due."""
+        self._announced_at = 0.0
         self._changed = False
         """Whether something is to be announced."""
         node.announce_soon = self._announce_soon
@@ -117,6 +120,7 @@ class Registration:
     async def _announce(self, link: Link) -> None:
         node = self._node
         self._changed = False
+        self._announced_at = asyncio.get_running_loop().time()
         copies = [node.state(topic) for topic in node.store.topics.values()]
         parts = [copies[i : i + COPIES_IN_A_FRAME] for i in range(0, len(copies), COPIES_IN_A_FRAME)] or [[]]
         for number, part in enumerate(parts, 1):
@@ -162,6 +166,8 @@ class Registration:
                     await self._wake.wait()
             self._wake.clear()
             if self._changed:
+                # One announcement tells of everything: what changes again and again is told together.
+                await asyncio.sleep(self._announced_at + ANNOUNCE_SECONDS - asyncio.get_running_loop().time())
                 await self._announce(link)
             reply = await link.request(
                 m.Heartbeat(

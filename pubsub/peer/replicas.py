@@ -172,7 +172,7 @@ class Replicas:
         owned = self._owned.get(topic.id)
         if owned is None or frame.epoch != topic.epoch or topic.promised > topic.epoch:
             if frame.epoch > topic.epoch:
-                self._node.announce_soon()
+                self._node.following.ask_index(topic)
             raise NotOwnerError(
                 f"peer {self._node.name} owns topic {topic.name} in epoch {topic.epoch}, not {frame.epoch}",
                 owner=topic.owner,

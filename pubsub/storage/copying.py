@@ -21,8 +21,9 @@ import msgspec
 from sqlalchemy import Connection
 
 from pubsub.core.sequence import ProducerState, StoredBatch, replay
-from pubsub.errors import NotOwnerError
-from pubsub.protocol.batch import slice_batch
+from pubsub.errors import DamagedFileError, NotOwnerError
+from pubsub.protocol.batch import batch_bytes, batch_checksum, next_position, slice_batch
+from pubsub.protocol.codec import encode_copy
 from pubsub.protocol.messages import Batch
 from pubsub.storage import beside
 from pubsub.storage.epochs import add_epochs
@@ -178,6 +179,41 @@ def whole_batches(batch: Batch, marks: Marks) -> Iterator[tuple[str, Batch]]:
     for (position, text), end in zip(marks, ends, strict=True):
         if decode_mark(text).messages == end - position:
             yield text, slice_batch(batch, position, end)
+
+
+def read_encoded(
+    connection: Connection, topic: str, topic_id: int, start: int, stop: int, limit: int, max_bytes: int
+) -> tuple[bytes, bytes, int, int, int] | None:
+    """The next part of a log, checked and encoded, where it ends, its messages and their size; None: nothing is kept.
+
+    Raises:
+        DamagedFileError: a batch does not fit its mark.
+    """
+    found = read_log(connection, topic_id, start, stop, limit, max_bytes)
+    if found is None:
+        return None
+    batch, marks = found
+    check_batches(topic, batch, marks)
+    return (
+        encode_copy(batch),
+        encode_copy(marks),
+        next_position(batch),
+        len(batch.payloads),
+        batch_bytes(batch),
+    )
+
+
+def check_batches(topic: str, batch: Batch, marks: Marks) -> None:
+    """Compare the checksums of all batches that are whole here.
+
+    Raises:
+        DamagedFileError: one does not fit its mark.
+    """
+    for text, part in whole_batches(batch, marks):
+        if batch_checksum(part.keys, part.headers, part.payloads) != decode_mark(text).checksum:
+            raise DamagedFileError(
+                f"a batch of topic {topic} at offset {part.first_offset} does not fit its checksum"
+            )
 
 
 # Cutting
