@@ -44,6 +44,7 @@ from pubsub.errors import (
 )
 from pubsub.model import (
     Change,
+    CopyRange,
     CursorInfo,
     GroupInfo,
     Message,
@@ -64,6 +65,7 @@ __all__ = [
     "ClosedError",
     "ConflictError",
     "ConnectionLostError",
+    "CopyRange",
     "CursorInfo",
     "DamagedFileError",
     "DataDirectoryError",

@@ -214,6 +214,28 @@ class OrphanedMessage(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes | None = None
 
 
+class CopyRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Offsets `start` up to, not including, `stop` of one copy of a topic, beside the others'."""
+
+    topic: str
+    peer: str
+    role: str | None = None
+    start: int = 0
+    stop: int = 0
+    messages: int | None = None
+    digest: str | None = None
+    """CRC-32 of all that is in it, in hexadecimal digits; None: it was not read, or is damaged."""
+    equal: bool | None = None
+    """Whether it is what most copies have; None: nobody can tell (docs/replication.md)."""
+    problem: str = ""
+    """What is wrong with the copy, or why it was not looked at."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing speaks against it."""
+        return self.equal is not False and not self.problem
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change that a watcher is told of.
 

@@ -27,6 +27,7 @@ from pubsub.cli.policy import (
     policy_changes,
 )
 from pubsub.cli.replicas import promote, show_or_change
+from pubsub.cli.verify import verify
 from pubsub.config import DEFAULT_INDEX
 from pubsub.model import TopicInfo
 from pubsub.policy import format_policy, stored_policy
@@ -35,6 +36,7 @@ app = typer.Typer(help="Create, list, show, change and delete topics; where they
 app.command("replicas")(show_or_change)
 app.command("promote")(promote)
 app.command("orphans")(orphans)
+app.command("verify")(verify)
 
 
 @app.command()

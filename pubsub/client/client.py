@@ -23,6 +23,7 @@ from pubsub.client.schedule_verbs import ScheduleVerbs
 from pubsub.client.stream import Stream
 from pubsub.client.subscription_verbs import SubscriptionVerbs
 from pubsub.client.topic_verbs import TopicVerbs
+from pubsub.client.verify_verbs import VerifyVerbs
 from pubsub.config import DEFAULT_INDEX, ClientSettings, Limits, check_number, settings_of
 from pubsub.errors import (
     ClosedError,
@@ -53,6 +54,7 @@ class Client(
     TopicVerbs,
     ReplicaVerbs,
     OrphanVerbs,
+    VerifyVerbs,
 ):
     """Publishes to and reads from topics; hosts none itself.
 

@@ -203,7 +203,7 @@ class Scrubbing:
         if topic.set_aside is not None:
             damage.append((topic.first_offset, f"it is set aside: {topic.set_aside}"))
         ranges: list[tuple[int, int, int, int]] = []
-        position, stop = max(frame.start, topic.first_offset), min(frame.stop, topic.committed)
+        position, stop = max(frame.start, topic.first_offset), min(frame.stop, topic.next_offset)
         begun: Range | None = None
         left = REPLY_BYTES
         while (position < stop and left > 0) or begun is not None:
@@ -228,6 +228,7 @@ class Scrubbing:
             ranges=ranges,
             damage=damage,
             compacted=topic.compacted_to != 0 or bool(topic.policy.get("compact")),
+            next_offset=topic.next_offset,
         )
 
     # For people

@@ -854,6 +854,7 @@ class Verified(msgspec.Struct, array_like=True, tag=97, frozen=True, kw_only=Tru
     """(offset from which on it is damaged, what is wrong)."""
     compacted: bool = False
     """Whether messages may have been taken out by compaction, at another time than elsewhere."""
+    next_offset: int = 0
 
 
 Frame = (

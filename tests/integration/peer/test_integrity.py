@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pubsub
@@ -95,3 +97,39 @@ async def test_damage_of_a_topic_without_other_copies_is_said_and_the_rest_is_se
         (said,) = (await peer.status())["damage"]
         assert "no other peer has a copy" in said
         assert len([m async for m in read_all(client)]) == len(MESSAGES)
+
+
+async def test_verify_says_for_each_range_of_each_copy_whether_it_is_equal(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        found = await client.verify("t")
+        assert [(part.peer, part.start, part.stop, part.equal) for part in found] == [
+            (peer, 0, len(MESSAGES), True) for peer in THREE
+        ]
+        assert len({part.digest for part in found}) == 1
+        path = site.peers["carol"]._node.store.path
+        with contextlib.closing(sqlite3.connect(path)) as connection:  # no checksum tells of that
+            connection.execute("UPDATE messages SET batch = NULL, payload = x'00' WHERE offset = 200")
+            connection.commit()
+        carol = {part.peer: part for part in await client.verify("t")}["carol"]
+        assert (carol.equal, carol.problem, carol.sound) == (False, "", False)
+        await site.stop("bob")
+        bob = next(part for part in await client.verify("t") if part.peer == "bob")
+        assert (bob.problem, bob.sound) == ("its peer is away", False)
+
+
+async def test_verify_finds_damage_that_is_then_mended(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        path = site.peers["carol"]._node.store.path
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE messages SET payload = x'00' WHERE offset = 200")
+            connection.commit()
+        carol = next(p for p in await client.verify("t") if p.peer == "carol" and p.stop == len(MESSAGES))
+        assert not carol.sound
+        assert "does not fit its checksum" in carol.problem
+
+        async def whole() -> bool:
+            return all(part.sound for part in await client.verify("t"))
+
+        await wait_until(whole, 20, "all copies equal again")
