@@ -207,7 +207,7 @@ class Controller:
         alive = {name for name, deadline in deadlines.items() if deadline > now}
         self._deadlines = {name: deadlines[name] for name in alive}
         changed = before ^ alive
-        self._peers.doubt(changed)
+        self._peers.doubt(alive - before)  # who has died is known to be dead by its deadline
         for name in before - deadlines.keys():
             self._missed_at.setdefault(name, now)
         for name in alive:
@@ -224,7 +224,7 @@ class Controller:
             }
             changed |= (draining ^ self._draining) & marked
             self._draining = (self._draining - marked) | draining
-        for name in changed:
+        for name in changed if self._replicated else changed & self._draining:
             held = await self._registry.topics_of(name)
             self.look_at(held if name in self._draining else held & self._replicated)
 

@@ -1,9 +1,10 @@
 """The peers as the registry last showed them, so that a lookup need not ask for them each time.
 
 Rules: whether a peer is alive is not remembered but judged by its deadline at each use, so one that dies is seen as
-dead the moment its deadline passes. A deadline is read again before it passes, that of a dead peer each sixth of the
-ttl. A peer that an event named is read whole before it is used again. What changes without an event, how busy a peer
-is, is at most a sixth of the ttl old where `loaded` asks for it.
+dead the moment its deadline passes. A deadline is read again before it passes; that of a dead peer once in a ttl, for its
+record is gone too, so it must register to live, and that is an event. A peer that an event named is read whole before it
+is used again. What changes without an event, how busy a peer is, is at most a sixth of the ttl old where `loaded` asks
+for it.
 
 So a lookup reads the deadlines of few peers, however many there are; only who wants to know of all their load waits for
 all records, which come in pages, so that others are served between them.
@@ -37,7 +38,8 @@ class PeerTable:
     def __init__(self, registry: Registry, ttl_seconds: float, clock: Clock) -> None:
         self._registry = registry
         self._clock = clock
-        self._trusted_us = round(ttl_seconds / 6 * 1_000_000)
+        self._ttl_us = round(ttl_seconds * 1_000_000)
+        self._trusted_us = self._ttl_us // 6
         self._states: dict[str, PeerState] = {}
         self._look_at: list[tuple[int, str]] = []
         """A heap: when to read the deadline of which peer again. One that is not known any more is passed over."""
@@ -130,6 +132,8 @@ class PeerTable:
         heapq.heappush(self._look_at, (self._look_again_at(state, self._clock()), name))
 
     def _look_again_at(self, state: PeerState, now: int) -> int:
+        if not is_alive(state.deadline_at, now):
+            return now + self._ttl_us
         return max(state.deadline_at - self._trusted_us, now + self._trusted_us)
 
     def count_topic(self, name: str) -> None:

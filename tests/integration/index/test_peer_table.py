@@ -89,7 +89,7 @@ async def test_a_lookup_reads_no_records_of_peers_that_nothing_happened_to():
         assert deadlines <= 250 * 5
 
 
-async def test_a_dead_peer_is_dead_when_its_deadline_passes_and_alive_when_it_beats_again():
+async def test_a_dead_peer_is_dead_when_its_deadline_passes_and_alive_when_it_registers_again():
     async with open_site() as site:
         await site.register("alice", "bob")
         await site.table.fresh()
@@ -98,10 +98,24 @@ async def test_a_dead_peer_is_dead_when_its_deadline_passes_and_alive_when_it_be
         site.now += 2 * SECOND
         await site.table.fresh()
         assert (site.table.standing("alice").alive, site.table.standing("bob").alive) == (False, True)
-        await site.beat("alice")  # its record is still there in this test's real time
-        site.now += 2 * SECOND
+        await site.register("alice")
+        site.table.doubt(["alice"])  # as its event does
         await site.table.fresh()
         assert site.table.standing("alice").alive
+
+
+async def test_dead_peers_cost_lookups_next_to_nothing():
+    names = [f"p{number}" for number in range(250)]
+    async with open_site() as site:
+        await site.register(*names)
+        await site.table.fresh()
+        site.now += 10 * SECOND
+        await site.table.fresh()
+        site.reads()
+        for _ in range(20):
+            site.now += SECOND // 4
+            await site.table.fresh()
+        assert site.reads() == (0, 0)
 
 
 async def test_who_said_goodbye_is_gone():
