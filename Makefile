@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.dev ## an index, three peers and two subscribers on live readings of this machine; about 12 s
+demo: $(VENV)/.dev ## an index, three peers and two subscribers on live readings of this machine, and a failover; about 12 s
 	@$(BIN)/pubsub demo
 
 test: $(VENV)/.dev ## every test

@@ -25,36 +25,43 @@ _AT_ONCE = 50
 class Load:
     """Publishes to one topic, numbers the readings from 0 on, and keeps the score."""
 
-    def __init__(self, client: Client, topic: str, read: Callable[[], Reading], key: str) -> None:
+    def __init__(
+        self, client: Client, topic: str, read: Callable[[], Reading], key: str, acks: str | None = None
+    ) -> None:
         self.topic = topic
         self.published = 0
         """Acknowledged."""
         self.newest: Reading = {}
+        self.acknowledged_at: list[float] = []
+        """When an acknowledgement came, of one reading or of a burst; the event loop's time."""
         self.latencies_ms: list[float] = []
         self.burst_seconds = 0.0
         self.burst_messages = 0
         self._client = client
         self._read = read
         self._key = key
+        self._acks = acks
         self._number = 0
 
-    async def run(self, seconds: int) -> None:
-        """Publish for so many seconds; longer if the owner is away."""
+    async def run(self, over: asyncio.Event) -> None:
+        """Publish until it is over; what is under way then is still acknowledged."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        for second in range(seconds):
-            while loop.time() < began + second + STEADY_SECONDS:
+        while not over.is_set():
+            second = began + int(loop.time() - began)
+            while loop.time() < second + STEADY_SECONDS and not over.is_set():
                 await self._publish_one()
-            await asyncio.sleep(max(0, began + second + STEADY_SECONDS - loop.time()))
-            await self._publish_burst()
-            await asyncio.sleep(max(0, began + second + 1 - loop.time()))
+            await asyncio.sleep(max(0, second + STEADY_SECONDS - loop.time()))
+            if not over.is_set():
+                await self._publish_burst()
+            await asyncio.sleep(max(0, second + 1 - loop.time()))
 
     async def _publish_one(self) -> None:
         payload = self._payload()
         began = time.perf_counter()
-        await self._client.publish(self.topic, payload, key=self._key)
+        await self._client.publish(self.topic, payload, key=self._key, acks=self._acks)
         took = time.perf_counter() - began
-        self.published += 1
+        self._acknowledged(1)
         self.latencies_ms.append(took * 1000)
         await asyncio.sleep(max(0, PACE_SECONDS - took))
 
@@ -64,10 +71,14 @@ class Load:
             payloads += [self._payload() for _ in range(_AT_ONCE)]
             await asyncio.sleep(0)
         began = time.perf_counter()
-        offsets = await self._client.publish_many(self.topic, payloads, key=self._key)
+        offsets = await self._client.publish_many(self.topic, payloads, key=self._key, acks=self._acks)
         self.burst_seconds += time.perf_counter() - began
         self.burst_messages += len(offsets)
-        self.published += len(offsets)
+        self._acknowledged(len(offsets))
+
+    def _acknowledged(self, count: int) -> None:
+        self.published += count
+        self.acknowledged_at.append(asyncio.get_running_loop().time())
 
     def _payload(self) -> bytes:
         self.newest = self._read()

@@ -16,7 +16,7 @@ from pubsub.cli.run import own_command
 from pubsub.errors import InternalError
 
 READY_SECONDS = 10.0
-END_SECONDS = 5.0
+GONE_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 
 
@@ -80,26 +80,30 @@ class DemoProcess:
         """The complete lines that it has printed."""
         return self.log.read_text(errors="replace").split("\n")[:-1] if self.log.exists() else []
 
+    def last_line(self, beginning: str) -> str | None:
+        """The newest of its complete lines that begins so."""
+        return next((line for line in reversed(self.lines()) if line.startswith(beginning)), None)
+
     async def kill(self) -> None:
         """kill -9, and wait until it is gone."""
-        await self._end(signal.SIGKILL)
+        await self._end(signal.SIGKILL, GONE_SECONDS)
 
-    async def end(self) -> None:
-        """SIGTERM; if that does not help, kill -9. Idempotent."""
-        if self.running and not await self._end(signal.SIGTERM):
+    async def end(self, seconds: float) -> None:
+        """SIGTERM; if that does not help within so many seconds, kill -9. Idempotent."""
+        if self.running and not await self._end(signal.SIGTERM, seconds):
             await self.kill()
 
-    async def _end(self, number: signal.Signals) -> bool:
+    async def _end(self, number: signal.Signals, seconds: float) -> bool:
         assert self._process is not None
         self._process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, END_SECONDS)
+            await asyncio.to_thread(self._process.wait, seconds)
         return not self.running
 
 
-async def end_all(processes: list[DemoProcess]) -> None:
+async def end_all(processes: list[DemoProcess], seconds: float) -> None:
     """End them all at once; an error about one does not keep the others alive."""
-    results = await asyncio.gather(*(process.end() for process in processes), return_exceptions=True)
+    results = await asyncio.gather(*(process.end(seconds) for process in processes), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

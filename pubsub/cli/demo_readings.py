@@ -78,10 +78,32 @@ def _disks() -> Reading:
     }
 
 
+_ACTIVITY_FIELDS = {
+    "ctxt": "context_switches",
+    "processes": "forks",
+    "procs_running": "running",
+    "procs_blocked": "blocked",
+}
+
+
+def read_activity() -> Reading:
+    """Context switches and processes started since the start, and processes that run or wait for a disk now."""
+    found: Reading = {}
+    for line in _lines(_PROC / "stat"):
+        name, _, value = line.partition(" ")
+        if name in _ACTIVITY_FIELDS:
+            found[_ACTIVITY_FIELDS[name]] = int(value)
+    if found:
+        return found
+    times = os.times()
+    return {"user_s": times.user, "system_s": times.system, "elapsed_s": times.elapsed}
+
+
 SOURCES: dict[str, Callable[[], Reading]] = {
     "machine.load": read_load,
     "machine.memory": read_memory,
     "machine.traffic": read_traffic,
+    "machine.activity": read_activity,
 }
 """What is published to each topic of the demo."""
 

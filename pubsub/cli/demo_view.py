@@ -1,4 +1,4 @@
-"""What the demo shows while it runs and when it is over: a live table on a terminal, else lines on stderr."""
+"""What the demo shows while it runs: a live table on a terminal, else lines on stderr."""
 
 from __future__ import annotations
 
@@ -14,44 +14,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_WIDTHS = {"owner": len("carol"), "state": len("offline"), "copies": len("3 of 3")}
+"""So wide from the start on, so that the table does not move."""
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One topic at a moment."""
 
     topic: str
     owner: str
     state: str
+    copies: str
+    """How many are in sync."""
     published: int
     received: tuple[int, ...]
     """By each subscriber."""
     reading: str
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """How it went. `lost` and `doubled` count over all subscribers."""
-
-    published: int
-    delivered: int
-    """By all subscribers together."""
-    lost: int
-    doubled: int
-    rate: int
-    """Published per second, from the first publish to the last delivery."""
-    burst_rate: int
-    """Published per second by one publisher within a burst."""
-    p50_ms: float
-    p99_ms: float
-    """From a single publish to its acknowledgement, which is after the fsync."""
-    subscribers: int
-    peers: int
-    seconds: float
-    restarted: str
-    """The peer that was killed and came back."""
-    away_seconds: float
-
-    @property
-    def flawless(self) -> bool:
-        """Whether everything came, once."""
-        return self.lost == 0 and self.doubled == 0 and self.published > 0
 
 
 class View:
@@ -93,9 +71,10 @@ class View:
             received = " + ".join(
                 f"{sum(row.received[i] for row in rows):,}" for i in range(len(rows[0].received))
             )
-            states = ", ".join(f"{row.owner} {row.state}" for row in rows)
+            offline = ", ".join(row.topic for row in rows if row.state != "online")
+            state = f"offline: {offline}" if offline else "all online"
             self._print(
-                f"{second:4.0f} s  published {sum(r.published for r in rows):,}  received {received}  {states}"
+                f"{second:4.0f} s  published {sum(r.published for r in rows):,}  received {received}  {state}"
             )
             self._shown_at = int(second)
 
@@ -110,29 +89,24 @@ def _table(second: float, rows: list[Row]) -> Table:
     from rich.text import Text
 
     title = f"live readings of this machine, {second:.1f} s"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", expand=True)
-    for name in ("topic", "owner", "state"):
-        table.add_column(name, no_wrap=True, min_width=max(len(getattr(row, name)) for row in rows))
-    for name in ("published", *(f"subscriber {number + 1}" for number in range(len(rows[0].received)))):
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", expand=True, padding=(0, 1, 0, 0))
+    for name in ("topic", "owner", "state", "copies"):
+        longest = max(len(getattr(row, name)) for row in rows)
+        table.add_column(name, no_wrap=True, min_width=max(longest, _WIDTHS.get(name, 0)))
+    table.add_column("published", justify="right", no_wrap=True, min_width=9)
+    for number in range(len(rows[0].received)):  # with room for its words below each other
+        table.add_column(f"subscriber {number + 1}", justify="right", min_width=10)
     table.add_column("newest reading", overflow="ellipsis", no_wrap=True, ratio=1)
     for row in rows:
         state = Text(row.state, style="green" if row.state == "online" else "bold red")
         received = (f"{count:,}" for count in row.received)
         table.add_row(
-            row.topic, row.owner, state, f"{row.published:,}", *received, Text(row.reading, style="dim")
+            row.topic,
+            row.owner,
+            state,
+            row.copies,
+            f"{row.published:,}",
+            *received,
+            Text(row.reading, style="dim"),
         )
     return table
-
-
-def summary_lines(summary: Summary) -> list[str]:
-    """The summary for people."""
-    return [
-        f"published  {summary.published:,} readings to {summary.peers} peers, each on disk before its acknowledgement",
-        f"delivered  {summary.delivered:,} to {summary.subscribers} subscribers, in order",
-        f"lost       {summary.lost}",
-        f"doubled    {summary.doubled}",
-        f"rate       {summary.rate:,} messages/s over all; in a burst {summary.burst_rate:,}/s by one publisher",
-        f"latency    p50 {summary.p50_ms:.2f} ms, p99 {summary.p99_ms:.2f} ms, from publish to acknowledgement",
-        f"restarted  {summary.restarted}: kill -9 in the middle, away for {summary.away_seconds:.1f} s",
-    ]

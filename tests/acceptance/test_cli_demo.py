@@ -63,7 +63,14 @@ def test_the_demo_loses_and_doubles_nothing_and_shows_a_live_table(temporary: Pa
     assert (summary["lost"], summary["doubled"]) == (0, 0)
     assert summary["rate"] > 0
     assert 0 < summary["p50_ms"] <= summary["p99_ms"]
-    for part in ("machine.load", "subscriber 2", "offline", "kill -9", "is back"):
+    assert summary["replicated_published"] > 100
+    assert (summary["replicated_lost"], summary["replicated_doubled"]) == (0, 0)
+    assert summary["old_owner"] == summary["restarted"]
+    assert summary["new_owner"] in {"alice", "bob", "carol"} - {summary["old_owner"]}
+    assert summary["new_owner"] in summary["in_sync"]
+    assert 0 < summary["failover_pause_ms"] < 1000 * MOST_SECONDS
+    took_over = f"{summary['new_owner']} owns machine.activity"
+    for part in ("machine.load", "subscriber 2", "offline", "kill -9", took_over, "is back"):
         assert part in shown
 
 
@@ -110,6 +117,8 @@ def test_keep_leaves_all_running_to_look_around_with_the_lines_it_shows(
     pids = [int(pid) for pid in re.findall(r"\d+", re.findall(r"^End it: kill ([\d ]+)$", demo.out, re.M)[0])]
     try:
         assert code == 0, demo.err
+        assert re.search(r"took over; its publisher paused for [\d.]+ s", demo.out)
+        assert "on all copies in sync" in demo.out
         assert len(pids) == 6
         assert all(psutil.pid_exists(pid) for pid in pids)
         lines = [line.strip() for line in demo.out.splitlines() if line.startswith("  ")]
@@ -132,4 +141,8 @@ def test_keep_leaves_all_running_to_look_around_with_the_lines_it_shows(
     code = again.ended(60)
     again.close()
     assert code == 0, again.err
-    assert (json.loads(again.out)["lost"], json.loads(again.out)["doubled"]) == (0, 0)
+    summary = json.loads(again.out)
+    assert (summary["lost"], summary["doubled"]) == (0, 0)
+    assert summary["old_owner"] in re.findall(
+        r"(\w+) took over", demo.out
+    )  # the owner of the first run's end
