@@ -1,10 +1,10 @@
 """The peers as the registry last showed them, so that a lookup need not ask for them each time.
 
 Rules: whether a peer is alive is not remembered but judged by its deadline at each use, so one that dies is seen as
-dead the moment its deadline passes. A deadline is read again before it passes; that of a dead peer once in a ttl, for its
-record is gone too, so it must register to live, and that is an event. A peer that an event named is read whole before it
-is used again. What changes without an event, how busy a peer is, is at most a sixth of the ttl old where `loaded` asks
-for it.
+dead the moment its deadline passes. A deadline is read again before it passes; that of a dead peer once in a ttl,
+for its record is gone too: it must register to live, and that is an event. A peer that an event named is read whole
+before it is used again. What changes without an event, how busy a peer is, is at most a sixth of the ttl old where
+`loaded` asks for it.
 
 So a lookup reads the deadlines of few peers, however many there are; only who wants to know of all their load waits for
 all records, which come in pages, so that others are served between them.
