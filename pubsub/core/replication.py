@@ -344,7 +344,7 @@ class OwnerProgress:
         if peer in self.membership.in_sync:
             return self._recent(follower.behind_since(self.log_end, now), now, contacts)
         least = max(self.committed, self.epoch_start)
-        recent = self._recent(follower.caught_up_at, now, contacts)
+        recent = self._recent(follower.behind_since(self.log_end, now), now, contacts)
         return recent and follower.has_caught_up(least, self.log_end)
 
     def _recent(self, instant: int, now: int, contacts: Contacts) -> bool:

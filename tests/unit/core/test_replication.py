@@ -311,6 +311,17 @@ def test_a_copy_does_not_come_in_while_it_lacks_what_is_committed() -> None:
     assert proposal.in_sync == ("a", "b", "c")
 
 
+def test_a_copy_that_was_silent_comes_in_again_though_nothing_is_published() -> None:
+    """It reports nothing new, then: that it is heard of is enough."""
+    progress = a_progress(membership=a_membership(in_sync=("a",)))
+    progress.followed("b", 5, 0, 0)
+    late = 5 * LAG
+    assert progress.tick(late, contacts("c", at=late)) is None
+    proposal = progress.tick(late, contacts("b", at=late))
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "b")
+
+
 def test_a_copy_comes_in_under_a_steady_stream_of_publishes() -> None:
     progress = a_progress(membership=a_membership(in_sync=("a", "b")))
     contact = contacts("b", "c")
