@@ -159,7 +159,7 @@ class Copying:
             and not newer
             and reached(theirs, topic.next_offset) == topic.epochs
         ):
-            self._begin(theirs)
+            self._begin(theirs, reply)
             return
         self._busy = asyncio.create_task(
             self._agree(asked, epoch, reply, theirs, config if newer else None),
@@ -190,7 +190,7 @@ class Copying:
                     self.source.report_config(self.number, config)
                 if asked == self._asked:
                     self._busy = None
-                    self._begin(theirs)
+                    self._begin(theirs, reply)
                 return
         except PubsubError as error:
             if asked == self._asked:
@@ -251,8 +251,10 @@ class Copying:
 
     # Taking what comes
 
-    def _begin(self, theirs: tuple[EpochStart, ...]) -> None:
+    def _begin(self, theirs: tuple[EpochStart, ...], reply: m.Followed) -> None:
         topic = self.topic
+        topic.committed = max(topic.committed, min(reply.committed, topic.next_offset))
+        self.source.node.kept_from(topic, reply.first_offset)
         self._position = self._start = self._whole_to = topic.next_offset
         self._next_epochs = [entry for entry in theirs if entry.start > topic.next_offset]
         self.follows = True

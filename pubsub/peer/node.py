@@ -61,6 +61,8 @@ class Node:
         self.registered = False
         self.warning = ""
         """What is wrong with the registration, for people; empty when nothing is."""
+        self.files_aside = store.files_aside
+        """Names of damaged files that were set aside, in the data directory."""
         self.published_messages = 0
         self.started_us = time.time_ns() // 1000
         self.connections: Callable[[], int] = lambda: 0
@@ -273,6 +275,7 @@ class Node:
             "not_following": self.following.behind(),
             "orphaned": self.orphaned_messages,
             **self.scrubbing.status(),
+            "files_aside": self.files_aside,
             "queued_bytes": self.store.queued_bytes,
             "started_at": iso_from_us(self.started_us),
             "sqlite": sqlite3.sqlite_version,

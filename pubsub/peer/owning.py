@@ -46,7 +46,7 @@ class Owned:
     def __init__(self, topic: Topic, now: int) -> None:
         epochs = topic.log_epochs
         self.topic = topic
-        self.lag_us = round(stored_policy(topic.policy).replica_lag_seconds * 1e6)
+        self.lag_us = lag_of(topic)
         self.progress = OwnerProgress(
             peer=topic.owner,
             epoch_start=epochs[-1].start,
@@ -173,6 +173,11 @@ class Owned:
     def unsaved(self, proposal: Proposal | None) -> bool:
         """Whether the file does not know yet which sets count, or what is proposed."""
         return self.topic.proposal != proposal or self.topic.configs != tuple(self.progress.configs)
+
+
+def lag_of(topic: Topic) -> int:
+    """How long a copy may be silent or behind, microseconds."""
+    return round(stored_policy(topic.policy).replica_lag_seconds * 1e6)
 
 
 def membership(record: Topic | CopyState) -> Membership:

@@ -79,6 +79,8 @@ class Peer(Client):
         listen: Where to serve; port 0 takes any free one.
         advertise: Where others reach this peer, if not at the address it listens on.
         zone: What fails together with this peer, a rack or a site; copies of a topic are spread over zones.
+        set_damaged_aside: Do not refuse a damaged file: keep it under another name and begin empty. Topics with
+            replicas are filled again by the other peers; what this peer alone had is then in that file only.
 
     Raises (on entering):
         PeerNameTakenError: another live data directory has this name.
@@ -95,6 +97,7 @@ class Peer(Client):
         listen: str = "127.0.0.1:0",
         advertise: str | None = None,
         zone: str = "",
+        set_damaged_aside: bool = False,
         timeout_seconds: float | None = None,
         settings: ClientSettings | None = None,
         peer_settings: PeerSettings | None = None,
@@ -111,6 +114,7 @@ class Peer(Client):
         self._listen = parse_address(listen)
         self._advertise = None if advertise is None else parse_address(advertise)
         self._zone = check_zone(zone)
+        self._set_damaged_aside = set_damaged_aside
         self._peer_settings = settings_of(PeerSettings, peer_settings)
         self._storage_settings = settings_of(StorageSettings, storage_settings)
         self._registering: asyncio.Task[None] | None = None
@@ -132,7 +136,9 @@ class Peer(Client):
             log.info(
                 "this SQLite can damage a WAL file under two writers; a peer has only one, so let no one else write"
             )
-        store = await Store.open(self._data, self.name, self._storage_settings)
+        store = await Store.open(
+            self._data, self.name, self._storage_settings, set_damaged_aside=self._set_damaged_aside
+        )
         try:
             greeting = hello("peer", self.name)
             index = Directory(self._index, greeting, self._limits, self._settings)
@@ -299,10 +305,15 @@ class Peer(Client):
         return held if held is not None and held.role == "owner" else None
 
     async def create_topic(
-        self, topic: str, *, on: str | None = None, policy: Policy | Mapping[str, Any] | None = None
+        self,
+        topic: str,
+        *,
+        on: str | None = None,
+        policy: Policy | Mapping[str, Any] | None = None,
+        replicas: int | None = None,
     ) -> TopicInfo:
         """Create a topic, on this peer unless `on` names another. See `Client.create_topic`."""
-        return await super().create_topic(topic, on=on or self.name, policy=policy)
+        return await super().create_topic(topic, on=on or self.name, policy=policy, replicas=replicas)
 
     def _cursor(self, topic: str, name: str) -> Cursor:
         """In the file of this peer, whoever owns the topic; its own topics' are kept there by any means."""

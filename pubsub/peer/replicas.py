@@ -21,7 +21,7 @@ from pubsub.core.replication import Contacts, Proposal
 from pubsub.errors import ConflictError, InvalidRequestError, NotOwnerError, PubsubError
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.feeding import Feeding
-from pubsub.peer.owning import Answer, Owned, membership
+from pubsub.peer.owning import Answer, Owned, lag_of, membership
 from pubsub.protocol import messages as m
 from pubsub.protocol.codec import encode_frame
 from pubsub.storage.store import Appended
@@ -109,6 +109,8 @@ class Replicas:
             return
         before = owned.progress.config
         owned.progress.confirmed(membership(topic))
+        owned.lag_us = lag_of(topic)
+        self._contacts.setdefault(owned.lag_us, Contacts(owned.lag_us, self.now()))
         if not topic.replicas:  # this peer alone has it now
             del self._owned[topic.id]
             owned.answer_committed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pubsub
 from pubsub.client.client import Client
@@ -28,9 +29,9 @@ class Cluster:
         self.peers: dict[str, pubsub.Peer] = {}
         self._stack = stack
 
-    async def start(self, *names: str) -> None:
+    async def start(self, *names: str, **options: Any) -> None:
         for name in names:
-            peer = pubsub.Peer(name, data=self.directory / name, index=self.address)
+            peer = pubsub.Peer(name, data=self.directory / name, index=self.address, **options)
             self.peers[name] = await self._stack.enter_async_context(peer)
 
     async def client(self) -> Client:

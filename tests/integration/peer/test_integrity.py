@@ -7,6 +7,8 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 import pubsub
 from tests.integration.peer.replicated import Cluster, cluster
 from tests.waiting import wait_until
@@ -97,6 +99,34 @@ async def test_damage_of_a_topic_without_other_copies_is_said_and_the_rest_is_se
         (said,) = (await peer.status())["damage"]
         assert "no other peer has a copy" in said
         assert len([m async for m in read_all(client)]) == len(MESSAGES)
+
+
+async def test_a_file_that_cannot_be_opened_is_set_aside_when_told_and_the_peer_says_so(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        await site.stop("bob")
+        await client.publish("t", b"meanwhile")
+        path = tmp_path / "bob" / "peer.db"
+        path.write_bytes(b"garbage!" * 8 + path.read_bytes()[64:])
+        with pytest.raises(pubsub.DamagedFileError, match="--set-damaged-aside"):
+            await site.start("bob")
+        await site.start("bob", set_damaged_aside=True)
+        (kept,) = (await site.peers["bob"].status())["files_aside"]
+        assert (tmp_path / "bob" / kept).read_bytes().startswith(b"garbage!")
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == [*MESSAGES, b"meanwhile"]
+
+
+async def test_the_owner_of_a_file_that_cannot_be_opened_comes_back_as_a_replica(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        await filled(site)
+        await site.kill("alice")
+        path = tmp_path / "alice" / "peer.db"
+        path.write_bytes(b"garbage!" * 8 + path.read_bytes()[64:])
+        await site.start("alice", set_damaged_aside=True)
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 20, "another owner")
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == MESSAGES
 
 
 async def test_verify_says_for_each_range_of_each_copy_whether_it_is_equal(tmp_path: Path):

@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 
 import pubsub
+from pubsub.config import IndexSettings
 from pubsub.errors import IndexUnavailableError, NotOwnerError, SequenceError
+from pubsub.index import IndexServer
 from pubsub.protocol.messages import Publish
+from pubsub.registry import EmbeddedRegistry
 from tests.integration.peer.replicated import Cluster, cluster
 from tests.waiting import wait_until
 
@@ -187,3 +190,50 @@ async def test_a_stopped_owner_that_knows_too_little_does_not_say_out_of_order(t
         (error,) = await wait_until(lambda: answers)
         assert isinstance(error, NotOwnerError)
         node.replicas.propose = propose  # type: ignore[method-assign]
+
+
+async def test_an_owner_that_is_back_before_its_deadline_goes_on_in_its_epoch(tmp_path: Path):
+    async with cluster(tmp_path, *THREE, ttl_seconds=6) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"%d" % n for n in range(100)])
+        for name in ("alice", "bob"):
+            await site.kill(name)
+            await site.start(name)
+            assert await client.publish("t", name.encode()) >= 100
+        await site.in_sync("t", *THREE)
+        assert len(await site.equal("t")) == 102
+        assert {site.held(name, "t").epoch for name in THREE} == {1}
+
+
+async def test_all_peers_are_started_again_at_once(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"%d" % n for n in range(100)])
+        for name in THREE:
+            await site.kill(name)
+        await site.start(*THREE)
+        assert await client.publish("t", b"x") == 100
+        await site.in_sync("t", *THREE)
+        assert len(await site.equal("t")) == 101
+
+
+async def test_an_index_that_has_forgotten_everything_stops_no_commit_and_makes_newer_epochs(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish_many("t", [b"%d" % n for n in range(100)])
+        epoch = site.held("alice", "t").epoch
+        listen = site.index.address
+        assert listen is not None
+        await site.index.close()
+        assert await client.publish("t", b"without an index") == 100
+        index = IndexServer(
+            EmbeddedRegistry("127.0.0.1:0"), listen=listen, settings=IndexSettings(ttl_seconds=1)
+        )
+        async with index:
+            site.index = index
+            await wait_until(lambda: site.owner("t") and site.held(site.owner("t"), "t").epoch > epoch, 20)
+            await site.in_sync("t", *THREE)
+            assert await client.publish("t", b"x") == 101
+            await site.kill(site.owner("t"))
+            assert await client.publish("t", b"y") == 102
+            assert len(await site.equal("t")) == 103
