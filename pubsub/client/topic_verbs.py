@@ -21,7 +21,7 @@ from pubsub.model import (
     check_peer_name,
     check_topic_name,
 )
-from pubsub.policy import Policy, encode_policy, make_policy
+from pubsub.policy import Policy, changed, encode_policy, make_policy
 from pubsub.protocol import messages as m
 
 
@@ -32,13 +32,19 @@ class TopicVerbs(OwnerVerbs):
     _closed: bool
 
     async def create_topic(
-        self, topic: str, *, on: str | None = None, policy: Policy | Mapping[str, Any] | None = None
+        self,
+        topic: str,
+        *,
+        on: str | None = None,
+        policy: Policy | Mapping[str, Any] | None = None,
+        replicas: int | None = None,
     ) -> TopicInfo:
         """Create a topic on the peer `on`, or on the least loaded one that is alive.
 
         Args:
-            policy: What becomes of its messages, and how many copies there are: `{"max_age": "7d", "replicas": 3}`
-                say; see `set_policy`. Where there are fewer peers, the other copies are made later.
+            policy: What becomes of its messages, `{"max_age": "7d", "compact": True}` say; see `set_policy`.
+            replicas: On how many peers it lives; 1 unless the policy says otherwise. Where there are fewer peers, the
+                other copies are made later.
 
         Raises:
             TopicExistsError: there is one of this name.
@@ -48,7 +54,10 @@ class TopicVerbs(OwnerVerbs):
         """
         self._check_open()
         check_new_topic_name(topic)
-        record = encode_policy(make_policy(policy))
+        wanted = make_policy(policy)
+        if replicas is not None:
+            wanted = changed(wanted, {"replicas": replicas})
+        record = encode_policy(wanted)
         if on is not None:
             check_peer_name(on)
         topic_id = secrets.randbits(53) | 1  # chosen here, so that a retry is not taken for somebody else's

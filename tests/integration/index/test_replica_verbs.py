@@ -37,6 +37,18 @@ async def command(index: IndexServer, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+async def test_a_topic_is_created_with_so_many_copies(
+    index: IndexServer, crowd: Crowd, client: pubsub.Client
+) -> None:
+    await crowd.start(index, "alice", "bob")
+    assert len((await client.create_topic("two", replicas=2)).replicas) == 2
+    created = await client.create_topic("more", replicas=2, policy={"max_age": "7d", "replicas": 1})
+    assert created.policy["replicas"] == 2
+    for wrong in (0, -1, 10**30, "two", 1.5):
+        with pytest.raises(pubsub.SettingsError, match="replicas"):
+            await client.create_topic("wrong", replicas=wrong)  # type: ignore[arg-type]
+
+
 async def test_a_client_changes_replicas_promotes_and_drains(
     index: IndexServer, crowd: Crowd, client: pubsub.Client
 ) -> None:
