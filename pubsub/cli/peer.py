@@ -74,6 +74,13 @@ def serve(
             help="What fails together with it, a rack or a site: copies of a topic are spread over zones.",
         ),
     ] = "",
+    set_damaged_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-damaged-aside",
+            help="Keep a damaged peer.db as peer.db.damaged-TIME and begin empty, instead of refusing it.",
+        ),
+    ] = False,
     index: Index = DEFAULT_INDEX,
     verbose: Verbose = 0,
 ) -> None:
@@ -98,6 +105,7 @@ def serve(
         zone=zone,
         index=index,
         verbose=verbose,
+        set_damaged_aside=set_damaged_aside,
     )
     become_peer(options)
 

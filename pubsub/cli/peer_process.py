@@ -31,6 +31,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
     zone: str
     index: str
     verbose: int
+    set_damaged_aside: bool = False
 
 
 def become_peer(options: PeerOptions) -> NoReturn:
@@ -73,6 +74,7 @@ async def _serve(options: PeerOptions) -> None:
         listen=options.listen,
         advertise=options.advertise,
         zone=options.zone,
+        set_damaged_aside=options.set_damaged_aside,
     )
     async with peer:
         settle_memory()

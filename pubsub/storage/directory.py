@@ -1,4 +1,7 @@
-"""The data directory: who may use it, and whether its file is sound. Nothing here changes a file that is refused."""
+"""The data directory: who may use it, and whether its file is sound. Nothing here changes a file that is refused.
+
+`move_aside` gives it another name, for whoever has decided to begin anew.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +21,9 @@ from pubsub.storage.schema import HEAD_REVISION
 
 DATABASE = "peer.db"
 LOCK = "peer.lock"
+
+DAMAGED = f"{DATABASE}.damaged-"
+"""What the names of files begin with that were moved aside."""
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -114,7 +121,7 @@ def check_file(path: Path, quick_check_bytes: int) -> None:
     except OSError as error:
         raise DataDirectoryError(f"{path} cannot be read: {error.strerror}") from error
     if magic != _MAGIC:
-        raise _damaged(path, "it is not an SQLite database")
+        raise damaged(path, "it is not an SQLite database")
     engine = reader_engine(path)
     try:
         with engine.connect() as connection:
@@ -122,7 +129,7 @@ def check_file(path: Path, quick_check_bytes: int) -> None:
             if revision is None:
                 # The first start may have been cut short after SQLite wrote the file's header: no table, no harm.
                 if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
-                    raise _damaged(path, "it is a database, but not one of pubsub")
+                    raise damaged(path, "it is a database, but not one of pubsub")
                 return
             if revision != HEAD_REVISION and revision not in known_revisions():
                 raise NewerSchemaError(
@@ -132,13 +139,13 @@ def check_file(path: Path, quick_check_bytes: int) -> None:
             if size <= quick_check_bytes:
                 found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
                 if found != "ok":
-                    raise _damaged(path, str(found))
+                    raise damaged(path, str(found))
             ends = connection.exec_driver_sql(
                 "SELECT name, next_offset, (SELECT max(offset) + 1 FROM messages WHERE topic_id = id) FROM topics"
             ).all()
             for name, next_offset, end in ends:
                 if end is not None and end > next_offset:
-                    raise _damaged(path, f"topic {name} has messages beyond its next offset {next_offset}")
+                    raise damaged(path, f"topic {name} has messages beyond its next offset {next_offset}")
     except DBAPIError as error:
         raise cannot_use(path, error) from error
     finally:
@@ -163,10 +170,42 @@ def cannot_use(path: Path, error: DBAPIError) -> StorageError:
         return DataDirectoryError(
             f"{path} cannot be used: {error.orig}; see whether the disk is full or failing. It was left as it is"
         )
-    return _damaged(path, str(error.orig))
+    return damaged(path, str(error.orig))
 
 
-def _damaged(path: Path, why: str) -> DamagedFileError:
+def damaged(path: Path, why: str) -> DamagedFileError:
+    """The error that refuses a file, and says what can be done."""
     return DamagedFileError(
-        f"{path} is damaged: {why}. It was left as it is: restore it from a backup, or move it away to start empty"
+        f"{path} is damaged: {why}. It was left as it is: restore it from a backup; or start the peer once with "
+        "--set-damaged-aside, which keeps the file under another name and begins empty: other peers' copies fill "
+        "topics with replicas again, what this peer alone had is then in that file only"
     )
+
+
+def move_aside(path: Path) -> Path:
+    """Give a damaged file, with what belongs to it, a name by which nobody opens it; returns that.
+
+    Raises:
+        DataDirectoryError: the directory cannot be written to.
+    """
+    kept = path.with_name(f"{DAMAGED}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    number = 1
+    while kept.exists():
+        kept = path.with_name(f"{kept.name.partition('.again')[0]}.again{number}")
+        number += 1
+    try:
+        # The database first: a write-ahead log that is left without one is no harm, SQLite deletes it.
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(kept.with_name(kept.name + suffix))
+        _sync_names(path.parent)
+    except OSError as error:
+        raise DataDirectoryError(f"{path} cannot be moved aside: {error.strerror}") from error
+    return kept
+
+
+def moved_aside(directory: Path) -> list[str]:
+    """The names of the files that were, oldest first."""
+    found = (path.name for path in directory.glob(f"{DAMAGED}*"))
+    return sorted(name for name in found if not name.endswith(("-wal", "-shm")))

@@ -70,7 +70,7 @@ class Reader:
         except (DBAPIError, sqlite3.Error) as error:  # rows are fetched from the driver's own cursor
             reason = error.orig if isinstance(error, DBAPIError) else error
             if is_damage(reason):
-                raise DamagedFileError(f"{self._path} is damaged: {reason}") from error
+                raise DamagedFileError(f"cannot read {self._path}: {reason}") from error
             raise StorageError(f"cannot read {self._path}: {reason}") from error
 
     def _read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:

@@ -42,7 +42,15 @@ from pubsub.storage.copies import (
 )
 from pubsub.storage.cursors import CursorTable
 from pubsub.storage.database import writer_engine
-from pubsub.storage.directory import DATABASE, DirectoryLock, cannot_use, check_file
+from pubsub.storage.directory import (
+    DATABASE,
+    DirectoryLock,
+    cannot_use,
+    check_file,
+    damaged,
+    move_aside,
+    moved_aside,
+)
 from pubsub.storage.epochs import load_epochs
 from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
@@ -75,8 +83,11 @@ __all__ = ["REMEMBERED_BATCHES", "Append", "Appended", "Statement", "Store"]
 class Store:
     """The log of every topic that a peer holds. Made by `open`."""
 
-    def __init__(self, directory: Path, name: str, settings: StorageSettings) -> None:
+    def __init__(
+        self, directory: Path, name: str, settings: StorageSettings, set_damaged_aside: bool = False
+    ) -> None:
         self.directory = directory
+        self._set_damaged_aside = set_damaged_aside
         self.name = name
         self.settings = settings
         self.node_id = ""
@@ -112,14 +123,24 @@ class Store:
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, directory: Path, name: str, settings: StorageSettings | None = None) -> Store:
+    async def open(
+        cls,
+        directory: Path,
+        name: str,
+        settings: StorageSettings | None = None,
+        *,
+        set_damaged_aside: bool = False,
+    ) -> Store:
         """Take the data directory for the peer `name` and load what it holds.
+
+        Args:
+            set_damaged_aside: Do not refuse a damaged file: keep it under another name, and begin empty.
 
         Raises:
             DataDirectoryError: it is in use, not writable, not a directory, or another peer's.
             DamagedFileError, NewerSchemaError: its file is refused, and left as it is.
         """
-        store = cls(directory, name, settings or StorageSettings())
+        store = cls(directory, name, settings or StorageSettings(), set_damaged_aside)
         opening = asyncio.create_task(asyncio.to_thread(store._open), name=f"pubsub: open {directory}")
         try:
             await asyncio.shield(opening)
@@ -142,12 +163,39 @@ class Store:
         return self.directory / DATABASE
 
     @property
+    def files_aside(self) -> list[str]:
+        """Names of damaged files in the directory that were set aside."""
+        return moved_aside(self.directory)
+
+    @property
     def incarnation(self) -> str:
         """Names this start of this data directory."""
         return f"{self.node_id}.{self.starts}"
 
     def _open(self) -> None:
         self._lock.acquire()
+        try:
+            try:
+                self._open_file()
+            except DamagedFileError as error:
+                if not self._set_damaged_aside:
+                    raise
+                self._forget()
+                kept = move_aside(self.path)
+                log.error("%s; it is kept as %s, and this peer begins empty", error, kept.name)
+                self._open_file()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _forget(self) -> None:
+        """Nothing of what was read of a file is so."""
+        for found in (self.topics, self.by_id, self.scheduled):
+            found.clear()
+        self.groups = []
+        self.cursors = CursorTable(self.change)
+
+    def _open_file(self) -> None:
         try:
             check_file(self.path, self.settings.quick_check_bytes)
             upgrade(self.path)
@@ -163,14 +211,9 @@ class Store:
             finally:
                 engine.dispose()
         except DBAPIError as error:
-            self._lock.release()
             raise cannot_use(self.path, error) from error
-        except (msgspec.MsgspecError, TypeError) as error:
-            self._lock.release()
-            raise DamagedFileError(f"{self.path} is damaged: {error}. It was left as it is") from error
-        except BaseException:
-            self._lock.release()
-            raise
+        except (msgspec.MsgspecError, TypeError, KeyError, sqlite3.Error) as error:
+            raise damaged(self.path, str(error)) from error
 
     def _identify(self, connection: Connection) -> None:
         row = connection.exec_driver_sql("SELECT id, name, starts FROM node").one_or_none()

@@ -123,8 +123,8 @@ async def test_the_owner_of_a_file_that_cannot_be_opened_comes_back_as_a_replica
         await site.kill("alice")
         path = tmp_path / "alice" / "peer.db"
         path.write_bytes(b"garbage!" * 8 + path.read_bytes()[64:])
-        await site.start("alice", set_damaged_aside=True)
         await wait_until(lambda: site.owner("t") in ("bob", "carol"), 20, "another owner")
+        await site.start("alice", set_damaged_aside=True)
         await site.in_sync("t", *THREE)
         assert [row[4] for row in await site.equal("t")] == MESSAGES
 

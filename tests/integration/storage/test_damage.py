@@ -198,3 +198,31 @@ async def test_a_file_without_permission_to_read_is_refused(open_store: Any, tmp
     (tmp_path / "data" / "peer.db").mkdir(parents=True)  # cannot be read as a file by anyone
     with pytest.raises(DataDirectoryError, match=r"peer\.db cannot be read"):
         await open_store()
+
+
+async def test_a_damaged_file_is_kept_under_another_name_where_that_is_wanted_and_the_peer_begins_empty(
+    tmp_path: Path,
+):
+    store = await Store.open(tmp_path, "alice")
+    await fill(store)
+    await store.close()
+    overwrite(store.path, 0, b"garbage!" * 8)
+    before = store.path.read_bytes()
+    with pytest.raises(DamagedFileError, match="--set-damaged-aside"):
+        await Store.open(tmp_path, "alice")
+    assert store.path.read_bytes() == before
+    for files in (1, 2):
+        again = await Store.open(tmp_path, "alice", set_damaged_aside=True)
+        assert (again.topics, len(again.files_aside)) == ({}, files)
+        await again.close()
+        assert (tmp_path / again.files_aside[0]).read_bytes() == before
+        overwrite(store.path, 0, b"garbage!" * 8)
+
+
+async def test_a_sound_file_is_not_set_aside(tmp_path: Path):
+    store = await Store.open(tmp_path, "alice")
+    await fill(store)
+    await store.close()
+    again = await Store.open(tmp_path, "alice", set_damaged_aside=True)
+    assert (list(again.topics), again.files_aside) == (["t"], [])
+    await again.close()

@@ -104,7 +104,7 @@ async def test_a_page_that_cannot_be_read_is_damage_that_reads_and_scrubs_name(t
     found = await look(store, topic)
     assert found.damaged_at is not None
     assert found.damaged_at <= 777
-    with pytest.raises(DamagedFileError, match="is damaged"):
+    with pytest.raises(DamagedFileError, match="malformed"):
         await store.read(topic, 777, 10)
     await store.close()
 
