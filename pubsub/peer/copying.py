@@ -180,7 +180,8 @@ class Copying:
             if reply.truncate_to >= 0:
                 await self._cut(epoch, reply, theirs)
             elif reply.first_offset > topic.next_offset:
-                await copies.begin_at(topic, reply.first_offset, epoch)
+                first = reply.first_offset
+                await copies.begin_at(topic, first, reached(theirs, first), epoch)
             else:
                 epochs = reached(theirs, topic.next_offset)
                 if epochs != topic.epochs:
@@ -253,7 +254,9 @@ class Copying:
 
     def _begin(self, theirs: tuple[EpochStart, ...], reply: m.Followed) -> None:
         topic = self.topic
-        topic.committed = max(topic.committed, min(reply.committed, topic.next_offset))
+        if topic.committed < min(reply.committed, topic.next_offset):
+            topic.committed = min(reply.committed, topic.next_offset)
+            self.source.node.replicas.save_soon(topic)
         self.source.node.kept_from(topic, reply.first_offset)
         self._position = self._start = self._whole_to = topic.next_offset
         self._next_epochs = [entry for entry in theirs if entry.start > topic.next_offset]

@@ -201,7 +201,9 @@ class Source:
             copying = self.by_number.get(number)
             if copying is not None and copying.follows:
                 topic = copying.topic
-                topic.committed = max(topic.committed, min(committed, topic.next_offset))
+                if topic.committed < min(committed, topic.next_offset):
+                    topic.committed = min(committed, topic.next_offset)
+                    self.node.replicas.save_soon(topic)
                 self.node.kept_from(topic, first_offset)
         for number in frame.sound:
             copying = self.by_number.get(number)

@@ -144,7 +144,7 @@ class Replicas:
             topic.committed = owned.progress.committed
             self._tell_committed(owned)
             self._untold.add(owned)
-            self._unsaved[topic.id] = topic
+            self.save_soon(topic)
             owned.answer_committed()
         owned.answer_beside()
 
@@ -328,6 +328,10 @@ class Replicas:
         self._untold = {o for o in self._untold if not all(f.sound for f in o.feedings.values())}
         for connection, told in marks.items():
             connection.send(encode_frame(told))
+
+    def save_soon(self, topic: Topic) -> None:
+        """Of this topic, a copy's too, it is to be written down what is committed."""
+        self._unsaved[topic.id] = topic
 
     def tell_first_offset(self, topic: Topic) -> None:
         """Retention has moved the first kept offset."""

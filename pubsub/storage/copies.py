@@ -208,9 +208,15 @@ class Copies:
         topic.epochs = tuple(entry for entry in topic.epochs if entry.start <= offset)
         return removed
 
-    async def begin_at(self, topic: Topic, offset: int, epoch: int) -> None:
-        """Have a copy that ends before its owner's first kept offset begin there, empty."""
-        await self._change(lambda cursor: copying.begin_at(cursor, topic.id, offset, epoch))
+    async def begin_at(self, topic: Topic, offset: int, epochs: Sequence[EpochStart], epoch: int) -> None:
+        """Have a copy that ends before its owner's first kept offset begin there, empty; `epochs` reach that far."""
+
+        def change(cursor: sqlite3.Cursor) -> None:
+            copying.begin_at(cursor, topic.id, offset, epoch)
+            store_epochs(cursor, topic.id, epochs)
+
+        await self._change(change)
+        topic.epochs = tuple(epochs)
         topic.first_offset = topic.next_offset = topic.committed = offset
         topic.messages = topic.size_bytes = 0
 

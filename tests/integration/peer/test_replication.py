@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+import pubsub
 from pubsub.errors import InvalidRequestError
 from pubsub.model import Offset
 from tests.integration.peer.replicated import cluster
@@ -78,3 +80,64 @@ async def test_a_peer_publishes_to_its_own_replicated_topic(tmp_path: Path):
         assert set(offset.in_sync) == set(THREE)
         assert await alice.publish("t", b"b", acks="owner") == 1
         assert (await site.peers["bob"].publish("t", b"c")) == 2
+
+
+async def test_what_retention_takes_away_goes_from_all_copies_and_a_new_one_begins_there(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice", policy={"replicas": 2, "max_messages": 100})
+        await wait_until(lambda: len(site.held("alice", "t").in_sync) == 2, 15)
+        for _ in range(5):
+            await client.publish_many("t", [b"x"] * 500)
+        await wait_until(lambda: site.held("alice", "t").first_offset == 2400)
+        await wait_until(lambda: {site.held(name, "t").first_offset for name in site.holders("t")} == {2400})
+        missing = next(name for name in THREE if name not in site.holders("t"))
+        await client.change_replicas("t", add=[missing])
+        await site.in_sync("t", *THREE)
+        assert [row[0] for row in await site.equal("t")] == list(range(2400, 2500))
+        await site.kill("alice")
+        assert await client.publish("t", b"y") == 2500
+
+
+async def test_a_client_that_goes_through_the_index_publishes_to_replicated_topics(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice", policy={"replicas": 3})
+        await site.in_sync("t", *THREE)
+        async with pubsub.Client(site.address, relay=True) as relayed:
+            offset = await relayed.publish("t", b"a", acks="all")
+            assert isinstance(offset, Offset)
+            assert set(offset.in_sync) == set(THREE)
+            await site.kill("alice")
+            assert await relayed.publish("t", b"b") == 1
+
+
+async def test_a_topic_gains_and_loses_replicas_while_it_is_published_to(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice")
+        count = 0
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            nonlocal count
+            while not stop.is_set():
+                assert await client.publish("t", b"%d" % count) == count
+                count += 1
+
+        publishing = asyncio.create_task(publish(), name="publisher")
+        await client.change_replicas("t", add=["bob"])
+        await site.in_sync("t", "alice", "bob")
+        await client.change_replicas("t", add=["carol"])
+        await site.in_sync("t", *THREE)
+        await client.change_replicas("t", remove=["alice"])
+        await wait_until(lambda: site.owner("t") in ("bob", "carol") and site.holders("t") != list(THREE), 20)
+        await client.change_replicas("t", remove=[n for n in ("bob", "carol") if n != site.owner("t")])
+        await wait_until(lambda: len(site.holders("t")) == 1, 20)
+        before = count
+        await wait_until(lambda: count > before + 20)
+        stop.set()
+        await publishing
+        (rest,) = site.holders("t")
+        assert [row[4] for row in await site.rows(rest, "t")] == [b"%d" % n for n in range(count)]
+        assert site.held(rest, "t").committed == count
