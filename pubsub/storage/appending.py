@@ -33,6 +33,48 @@ HeldRow = tuple[Any, ...]
 """A row of `scheduled`."""
 
 
+class _Plan:
+    """What is to be stored of the appends to one topic."""
+
+    __slots__ = (
+        "accepted",
+        "at_once",
+        "end",
+        "first",
+        "fresh_ids",
+        "held",
+        "marks",
+        "published_us",
+        "starts",
+        "states",
+    )
+
+    def __init__(self, first: int, published_us: int) -> None:
+        self.first = self.end = first
+        """Offsets from `first` on, and before `end`."""
+        self.published_us = published_us
+        self.accepted: list[Append] = []
+        self.starts: list[int] = []
+        """The first offset of each."""
+        self.marks: list[str | None] = []
+        """For each message up to the last that has one."""
+        self.states: dict[int, ProducerState] = {}
+        """What becomes of producers ..."""
+        self.at_once: set[int] = set()
+        """... and those of them of which the marks do not tell all."""
+        self.fresh_ids: dict[str, int] = {}
+        self.held: list[HeldRow] = []
+
+    def accept(self, append: Append, start: int, sender: tuple[int, int]) -> None:
+        """Put an append at the end of the log; `sender`: its producer and sequence, as far as its mark tells them."""
+        self.accepted.append(append)
+        self.starts.append(start)
+        if append.payloads:
+            self.marks += [None] * (self.end - self.first - len(self.marks))
+            self.marks.append(encode_mark(append.keys, append.headers, append.payloads, *sender))
+            self.end += len(append.payloads)
+
+
 class Appender:
     """Writes appends; decides for each whether it is new, known, or refused."""
 
@@ -69,84 +111,85 @@ class Appender:
         self, cursor: sqlite3.Cursor, topic_id: int, appends: list[Append], outcome: Committed
     ) -> None:
         first, newest_us = self._ends.get(topic_id) or self._read(cursor, topic_id)
-        published_us = max(time.time_ns() // 1000, newest_us)
-        offset = first
-        accepted: list[Append] = []
-        starts: list[int] = []
-        marks: list[str | None] = []
-        states: dict[int, ProducerState] = {}
-        at_once: set[int] = set()
-        fresh_ids: dict[str, int] = {}
-        held: list[HeldRow] = []
+        plan = _Plan(first, max(time.time_ns() // 1000, newest_us))
         epoch = appends[-1].epoch  # epochs only grow, so the newest append has the highest of this group
         for append in appends:
-            if append.epoch != epoch:
-                outcome.answers.append((append, 0, False, _not_owner()))
-                continue
-            count, producer = len(append.payloads), append.producer
             try:
-                if producer:
-                    state = states.get(producer) or self.producers.state(cursor, topic_id, producer)
-                    stored = stored_batch(state, append.sequence, count)
-                    if stored is not None:
-                        append.offsets = stored.offsets
-                        outcome.answers.append((append, stored.first_offset, True, None))
-                        continue
-                start = offset
-                if append.due_us:
-                    start = self._hold(cursor, append, held, published_us)
-                elif append.message_ids is not None or append.expect_offset != -1:
-                    start = _place(cursor, append, offset, published_us, fresh_ids)
+                if append.epoch != epoch:
+                    raise _not_owner()
+                outcome.answers.append(self._decide(cursor, append, plan))
             except PubsubError as error:
                 outcome.answers.append((append, 0, False, error))
-                continue
-            plain = append.offsets is None and not append.due_us
-            if producer:
-                states[producer] = after(state, append.sequence, count, start, append.offsets)
-                if not plain:
-                    at_once.add(producer)
-            outcome.answers.append((append, start, not append.payloads, None))
-            if not append.due_us:
-                accepted.append(append)
-                starts.append(start)
-                if append.payloads:
-                    marks += [None] * (offset - first - len(marks))
-                    sender = (producer, append.sequence) if plain else (0, 0)
-                    marks.append(encode_mark(append.keys, append.headers, append.payloads, *sender))
-                    offset += len(append.payloads)
-        if not accepted and not held:
-            if not _owns(cursor, topic_id, epoch):
-                self._disown(appends, outcome)
-            return
-        keys, headers, payloads = _merge(accepted)
+        if plan.accepted or plan.held:
+            owned = self._store(cursor, topic_id, epoch, plan, outcome)
+        else:
+            owned = _owns(cursor, topic_id, epoch)
+        if not owned:
+            self._disown(appends, outcome)
+
+    def _decide(
+        self, cursor: sqlite3.Cursor, append: Append, plan: _Plan
+    ) -> tuple[Append, int, bool, PubsubError | None]:
+        """Add an append to what is to be stored, unless it is stored already; its answer.
+
+        Raises:
+            PubsubError: it is refused; the plan is as it was.
+        """
+        count, producer, start = len(append.payloads), append.producer, plan.end
+        if producer:
+            state = plan.states.get(producer) or self.producers.state(cursor, append.topic_id, producer)
+            stored = stored_batch(state, append.sequence, count)
+            if stored is not None:
+                append.offsets = stored.offsets
+                return append, stored.first_offset, True, None
+        if append.due_us:
+            start = self._hold(cursor, append, plan.held, plan.published_us)
+        elif append.message_ids is not None or append.expect_offset != -1:
+            start = _place(cursor, append, plan.end, plan.published_us, plan.fresh_ids)
+        plain = append.offsets is None and not append.due_us
+        if producer:
+            plan.states[producer] = after(state, append.sequence, count, start, append.offsets)
+            if not plain:
+                plan.at_once.add(producer)
+        if not append.due_us:
+            plan.accept(append, start, (producer, append.sequence) if plain else (0, 0))
+        return append, start, not append.payloads, None
+
+    def _store(
+        self, cursor: sqlite3.Cursor, topic_id: int, epoch: int, plan: _Plan, outcome: Committed
+    ) -> bool:
+        """Write what a plan says; False, and nothing is written, if this peer does not own the topic in that epoch."""
+        keys, headers, payloads = _merge(plan.accepted)
         size_bytes = stored_bytes(keys, headers, payloads)
-        saved = len(states) == len(at_once) and self.producers.is_saved(topic_id)
+        saved = len(plan.states) == len(plan.at_once) and self.producers.is_saved(topic_id)
         # The epoch is checked here, in the transaction: a peer that lost the topic stores nothing.
         changed = cursor.execute(
-            _EXTEND_SAVED if saved else _EXTEND, (offset, len(payloads), size_bytes, topic_id, epoch)
+            _EXTEND_SAVED if saved else _EXTEND, (plan.end, len(payloads), size_bytes, topic_id, epoch)
         )
         if changed.rowcount != 1:
-            self._disown(appends, outcome)
-            return
-        for statement, values in plan_inserts(topic_id, first, published_us, keys, headers, payloads, marks):
+            return False
+        columns = (keys, headers, payloads)
+        for statement, values in plan_inserts(topic_id, plan.first, plan.published_us, *columns, plan.marks):
             cursor.execute(statement, values)
-        if fresh_ids:
-            window_us = max(append.dedupe_us for append in accepted)
-            message_ids.store(cursor, topic_id, fresh_ids, published_us, published_us - window_us)
-        if held:
-            cursor.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?, ?, ?, ?)", held)
-        if states:
-            self.producers.learn(cursor, topic_id, states, at_once)
-        for append, start in zip(accepted, starts, strict=True):
+        if plan.fresh_ids:
+            window_us = max(append.dedupe_us for append in plan.accepted)
+            since_us = plan.published_us - window_us
+            message_ids.store(cursor, topic_id, plan.fresh_ids, plan.published_us, since_us)
+        if plan.held:
+            cursor.executemany("INSERT INTO scheduled VALUES (?, ?, ?, ?, ?, ?, ?)", plan.held)
+        if plan.states:
+            self.producers.learn(cursor, topic_id, plan.states, plan.at_once)
+        for append, start in zip(plan.accepted, plan.starts, strict=True):
             if append.statements:
                 run_statements(cursor, append.statements)
             if append.statements_at is not None:
                 run_statements(cursor, append.statements_at(start))
-        self._ends[topic_id] = (offset, published_us)
+        self._ends[topic_id] = (plan.end, plan.published_us)
         if payloads:
             outcome.appended.append(
-                Appended(topic_id, first, published_us, keys, headers, payloads, size_bytes, marks)
+                Appended(topic_id, plan.first, plan.published_us, *columns, size_bytes, plan.marks)
             )
+        return True
 
     def _read(self, cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:
         self.producers.read(cursor, topic_id)

@@ -82,7 +82,7 @@ def remove_keys(
     gone = cursor.execute(
         "SELECT key, offset FROM latest_keys WHERE topic_id = ? AND removed_at < ? AND offset < ? "
         "ORDER BY removed_at LIMIT ?",
-        (topic_id, before_us, end, rows),
+        (topic_id, before_us, min(end, compacted_to), rows),  # keys beyond are known from an earlier time
     ).fetchall()
     count, removed_bytes = _delete(cursor, topic_id, [offset for _, offset in gone])
     cursor.executemany(
