@@ -12,7 +12,7 @@ import logging
 from collections import deque
 
 from pubsub.core.credit import Window
-from pubsub.errors import ConflictError, InternalError, PubsubError
+from pubsub.errors import ConflictError, DamagedFileError, InternalError, PubsubError
 from pubsub.peer.delivery import Delivery, Feed, Subscriber
 from pubsub.peer.tail import Piece
 from pubsub.protocol.batch import batch_bytes, slice_batch
@@ -153,6 +153,8 @@ class Feeding(Delivery):
                 return
             self._put(*found)
         except PubsubError as error:
+            if isinstance(error, DamagedFileError):
+                self._store.on_damage(topic, self.position, error.message)
             self.end(error)
         except Exception:
             log.exception("reading %s for the follower %s failed", topic.name, self.name)

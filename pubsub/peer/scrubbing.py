@@ -69,6 +69,8 @@ class Scrubbing:
         self._finished_us = 0
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {m.Verify: self.on_verify}
+        self._noting: set[asyncio.Task[None]] = set()
+        node.store.on_damage = self._on_damage
 
     # Finding
 
@@ -121,9 +123,15 @@ class Scrubbing:
     async def _look(self, topic: Topic, start: int, stop: int, begun: Range | None) -> Scrubbed:
         return await self._node.store.look(scrub, topic.id, start, stop, RANGE, CHUNK_BYTES, begun)
 
+    def _on_damage(self, topic: Topic, offset: int, why: str) -> None:
+        """Somebody has met it."""
+        task = asyncio.create_task(self.found(topic, offset, why), name=f"pubsub: damage of {topic.name}")
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
     async def found(self, topic: Topic, offset: int, why: str) -> None:
         """A copy is damaged from an offset on."""
-        known = self._todo.get(topic.id)
+        known = self._todo.get(topic.id) if topic.replicas else self.damage.get(topic.id)
         if topic.set_aside is not None or (known is not None and known.offset <= offset):
             return
         log.error("the copy of topic %s is damaged from offset %d on: %s", topic.name, offset, why)

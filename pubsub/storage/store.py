@@ -56,6 +56,7 @@ from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.producers import Producers
 from pubsub.storage.reader import Reader
+from pubsub.storage.remains import read_remains
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
 from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
@@ -112,6 +113,8 @@ class Store:
         """Called before that, where rows of replicated topics have changed, besides messages."""
         self.hold_change: Callable[[Change], None] = lambda change: change.done(None)
         """Called with a change of such rows: it is to be answered once the copies have it."""
+        self.on_damage: Callable[[Topic, int, str], None] = lambda topic, offset, why: None
+        """Called when a copy cannot be read, or is not as it was stored, from an offset on."""
         self.queued_bytes = 0
         self._lock = DirectoryLock(directory)
         self._engine: Engine
@@ -178,8 +181,11 @@ class Store:
             try:
                 self._open_file()
             except DamagedFileError as error:
-                if not self._set_damaged_aside:
+                remains = read_remains(self.path, self.name)
+                if not self._set_damaged_aside and not (remains is not None and remains.had_elsewhere):
                     raise
+                if remains is not None:
+                    self.node_id, self.starts = remains.node_id, remains.starts
                 self._forget()
                 kept = move_aside(self.path)
                 log.error("%s; it is kept as %s, and this peer begins empty", error, kept.name)
@@ -219,9 +225,9 @@ class Store:
         row = connection.exec_driver_sql("SELECT id, name, starts FROM node").one_or_none()
         now_us = time.time_ns() // 1000
         if row is None:
-            self.node_id, self.starts = secrets.token_hex(16), 1
+            self.node_id, self.starts = self.node_id or secrets.token_hex(16), self.starts + 1
             connection.exec_driver_sql(
-                "INSERT INTO node VALUES (?, ?, ?, ?)", (self.node_id, self.name, 1, now_us)
+                "INSERT INTO node VALUES (?, ?, ?, ?)", (self.node_id, self.name, self.starts, now_us)
             )
             return
         if row[1] != self.name:
@@ -377,7 +383,11 @@ class Store:
         """
         limit = min(limit, self.settings.read_messages)
         bound = self.settings.read_bytes if max_bytes is None else min(max_bytes, self.settings.read_bytes)
-        return await self._reader.read(topic.id, start, topic.committed, limit, bound)
+        try:
+            return await self._reader.read(topic.id, start, topic.committed, limit, bound)
+        except DamagedFileError as error:
+            self.on_damage(topic, start, error.message)
+            raise
 
     async def offset_at(self, topic: Topic, at_us: int) -> int:
         """The offset of the first message published at or after `at_us`; the next offset if there is none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pubsub
+from pubsub.storage.schema import PAGE_BYTES
 from tests.integration.peer.replicated import Cluster, cluster
 from tests.waiting import wait_until
 
@@ -115,6 +116,35 @@ async def test_a_file_that_cannot_be_opened_is_set_aside_when_told_and_the_peer_
         assert (tmp_path / "bob" / kept).read_bytes().startswith(b"garbage!")
         await site.in_sync("t", *THREE)
         assert [row[4] for row in await site.equal("t")] == [*MESSAGES, b"meanwhile"]
+
+
+async def test_a_file_with_a_bad_page_of_which_others_have_all_is_set_aside_by_itself(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        await filled(site)
+        incarnation = (await site.peers["bob"].status())["incarnation"]
+        await site.kill("bob")
+        path = tmp_path / "bob" / "peer.db"
+        data = bytearray(path.read_bytes())
+        page = data.index(b"000200xxx") // PAGE_BYTES * PAGE_BYTES
+        data[page : page + PAGE_BYTES] = bytes(PAGE_BYTES)
+        path.write_bytes(data)
+        await site.start("bob")  # at once: it is known to be the same
+        status = await site.peers["bob"].status()
+        assert len(status["files_aside"]) == 1
+        assert status["incarnation"].partition(".")[0] == incarnation.partition(".")[0]
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == MESSAGES
+
+
+async def test_a_page_that_goes_bad_beneath_an_owner_costs_nothing(tmp_path: Path):
+    async with cluster(tmp_path, *THREE, ttl_seconds=6) as site:
+        client = await filled(site)
+        node = site.peers["alice"]._node
+        node.store.on_damage(node.store.topics["t"], 200, "cannot read it")  # as a reader would
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 15, "another owner")
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == MESSAGES
+        assert len([m async for m in read_all(client)]) == len(MESSAGES)
 
 
 async def test_the_owner_of_a_file_that_cannot_be_opened_comes_back_as_a_replica(tmp_path: Path):
