@@ -70,6 +70,8 @@ class Stream:
         self._error: PubsubError | None = None
         self._closed = False
         self._recovery: asyncio.Task[None] | None = None
+        self._ended_early = False
+        """Whether a stream has ended while recovering: it may be the one that was just begun."""
         self._heard = False
         """Whether anything has come since the owner was looked at."""
         self._checking: asyncio.Task[None] | None = None
@@ -149,7 +151,10 @@ class Stream:
             raise
         self.topic_id = self._begin(link, reply)
         link.when_lost(lambda: self._on_lost(number))
-        if route.replicated and (self._checking is None or self._checking.done()):
+        if self._checking is not None:
+            self._checking.cancel()  # it looks after the stream before this one
+            self._checking = None
+        if route.replicated:
             self._checking = asyncio.create_task(
                 self._check_owner(route, number), name=f"pubsub: does its owner still own {self.topic}"
             )
@@ -187,6 +192,7 @@ class Stream:
             self._reconnect()
 
     def _reconnect(self) -> None:
+        self._ended_early = self._recovery is not None
         if self._recovery is None and not self._closed:
             self._recovery = asyncio.create_task(
                 self._recover(), name=f"pubsub: subscribe again to {self.topic}"
@@ -195,8 +201,13 @@ class Stream:
     async def _recover(self) -> None:
         loop = asyncio.get_running_loop()
         limit = self._reconnect_seconds
+        deadline = None if limit is None else loop.time() + limit
         try:
-            await self._connect(None if limit is None else loop.time() + limit)
+            await self._connect(deadline)
+            while self._ended_early and self._link is None and not self._closed:
+                self._ended_early = False
+                await asyncio.sleep(self._settings.backoff_first_seconds)
+                await self._connect(deadline)
         except PubsubError as error:
             if limit is not None and (error.retriable or isinstance(error, IndexUnavailableError)):
                 error = TimeoutExpiredError(
