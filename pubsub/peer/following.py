@@ -88,6 +88,12 @@ class Following:
         except PubsubError as error:
             log.debug("nobody says who owns topic %s: %s", topic.name, error)
 
+    def link(self, topic: Topic) -> Link | None:
+        """The connection to the owner of a copy, while it follows."""
+        source = self._sources.get(topic.owner)
+        copying = None if source is None else source.copies.get(topic.id)
+        return source.link if source is not None and copying is not None and copying.follows else None
+
     def behind(self) -> int:
         """How many copies do not follow at the moment."""
         return sum(not c.follows for source in self._sources.values() for c in source.copies.values())

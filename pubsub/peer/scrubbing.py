@@ -41,6 +41,8 @@ ROW_BYTES = 100
 """What a message costs to be looked at besides what it carries, for what can be read soon."""
 RETRY_SECONDS = 1.0
 COMPARE_SECONDS = 10.0
+FOLLOW_SECONDS = 5.0
+"""How long the first scrub waits for owners to be found."""
 
 
 class Damage(msgspec.Struct, kw_only=True):
@@ -64,6 +66,8 @@ class Scrubbing:
         """By topic id: damage of which something can be done."""
         self.damage: dict[int, Damage] = {}
         """By topic id: what was found since the start, and what has become of it."""
+        self.differing: dict[int, str] = {}
+        """By topic id: which range is not as the owner's, where nobody can tell who is right."""
         self.refilled = 0
         self.scrubbed_bytes = 0
         self._finished_us = 0
@@ -87,8 +91,12 @@ class Scrubbing:
         """Scrub, and mend, until cancelled."""
         mending = asyncio.create_task(self._mend_all(), name="pubsub: mend damaged copies")
         try:
+            began = time.monotonic()
+            while self._node.following.behind() and time.monotonic() - began < FOLLOW_SECONDS:
+                await asyncio.sleep(0.1)  # copies that follow are compared with their owners'
             while True:
                 began = time.monotonic()
+                self.differing.clear()
                 for topic in list(self._node.store.topics.values()):
                     if self._node.store.topics.get(topic.name) is topic:
                         await self._scrub(topic, paced=True)
@@ -118,7 +126,41 @@ class Scrubbing:
                 return
             position, begun = found.stop, _begun(found)
             if paced:
+                await self._compare(topic, found.ranges[:-1] if begun is not None else found.ranges)
                 await asyncio.sleep(found.size_bytes / self._pace)
+
+    async def _compare(self, topic: Topic, ranges: list[Range]) -> None:
+        """Compare ranges of a copy that follows with its owner's, as far as they are committed."""
+        own = {(r.start, r.stop): r for r in ranges if r.stop <= topic.committed and r.stop % RANGE == 0}
+        link = self._node.following.link(topic)
+        if not own or link is None or not topic.sound:
+            return
+        start, end = min(own)[0], max(own)[1]
+        while start < end and link.open:
+            frame = m.Verify(id=link.next_id(), topic=topic.name, topic_id=topic.id, start=start, stop=end)
+            try:
+                reply = await link.request(frame, COMPARE_SECONDS)
+            except PubsubError as error:
+                log.debug("topic %s is not compared with its owner's: %s", topic.name, error)
+                return
+            if not isinstance(reply, m.Verified) or not reply.ranges:
+                return
+            if not reply.compacted:
+                for theirs in reply.ranges:
+                    await self._differs(topic, own.get(theirs[:2]), Range(*theirs))
+            start = reply.ranges[-1][1]
+
+    async def _differs(self, topic: Topic, own: Range | None, theirs: Range) -> None:
+        """Compare one range; retention may have gone on between the two."""
+        if own is None or own == theirs or theirs.digest < 0 or own.start < topic.first_offset:
+            return
+        if own.messages < theirs.messages == own.stop - own.start:
+            lacking = theirs.messages - own.messages
+            await self.found(topic, own.start, f"{lacking} messages are missing below offset {own.stop}")
+            return
+        text = f"topic {topic.name} is another one here than at {topic.owner} from {own.start} to {own.stop}"
+        log.error("%s; pubsub topic verify %s says what the others have", text, topic.name)
+        self.differing[topic.id] = text
 
     async def _look(self, topic: Topic, start: int, stop: int, begun: Range | None) -> Scrubbed:
         return await self._node.store.look(scrub, topic.id, start, stop, RANGE, CHUNK_BYTES, begun)
@@ -259,6 +301,7 @@ class Scrubbing:
             and topic.set_aside.startswith("damaged")
             and topic.id not in self.damage
         ]
+        found += self.differing.values()
         return {
             "damage": found,
             "unsound": sorted(topic.name for topic in store.topics.values() if not topic.sound),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pubsub
+from pubsub.config import PeerSettings
 from pubsub.storage.schema import PAGE_BYTES
 from tests.integration.peer.replicated import Cluster, cluster
 from tests.waiting import wait_until
@@ -157,6 +158,25 @@ async def test_the_owner_of_a_file_that_cannot_be_opened_comes_back_as_a_replica
         await site.start("alice", set_damaged_aside=True)
         await site.in_sync("t", *THREE)
         assert [row[4] for row in await site.equal("t")] == MESSAGES
+
+
+async def test_messages_that_are_missing_are_found_by_comparing_with_the_owner(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        for _ in range(3):
+            await client.publish_many("t", MESSAGES)
+        await site.equal("t")
+        await site.stop("bob")
+        with contextlib.closing(sqlite3.connect(tmp_path / "bob" / "peer.db")) as connection:
+            connection.execute("DELETE FROM messages WHERE offset BETWEEN 200 AND 250")
+            connection.commit()
+        await site.start("bob", peer_settings=PeerSettings(scrub_seconds=1))
+        scrubbing = site.peers["bob"]._node.scrubbing
+        await wait_until(lambda: scrubbing.refilled > 0, 20, "found missing")
+        (said,) = (await site.peers["bob"].status())["damage"]
+        assert "51 messages are missing below offset 1000" in said
+        await site.in_sync("t", *THREE)
+        assert len(await site.equal("t")) == 4 * len(MESSAGES)
 
 
 async def test_verify_says_for_each_range_of_each_copy_whether_it_is_equal(tmp_path: Path):
