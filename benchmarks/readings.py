@@ -183,3 +183,9 @@ def latency_figures(what: str, seconds: Iterable[float], percents: Sequence[floa
     """Percentiles in milliseconds."""
     ordered = sorted(seconds)
     return {f"{what} p{percent:g}, ms": percentile(ordered, percent) * 1e3 for percent in percents}
+
+
+def rate(portions: Sequence[Sequence[int]]) -> float:
+    """Per second, of (when it was acknowledged in ns, how many): the first only says when the clock started."""
+    (began, _), *rest = portions
+    return sum(count for _, count in rest) / ((rest[-1][0] - began) / 1e9)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.payloads import HEAD, instants, verify
@@ -24,8 +25,9 @@ async def subscribe(
     cue: Cue,
     *,
     running: dict[str, Any],
-    streams: int,
-    each: int,
+    streams: int = 0,
+    each: int = 0,
+    counts: Sequence[int] = (),
     warm: int = 0,
     from_start: bool = False,
     timed: bool = False,
@@ -35,6 +37,7 @@ async def subscribe(
     """Receive `streams` times `each` messages, and `warm` before them.
 
     Args:
+        counts: so many of each stream instead.
         from_start: what is stored too; otherwise only what comes after this says that it is ready.
         timed: report how long each was on its way.
         others: messages of other streams may follow, and are let pass.
@@ -51,12 +54,12 @@ async def subscribe(
     began_ns = time.monotonic_ns()
     if from_start:
         await _subscribe(subscriber, topics, from_start)
-    count = streams * each + warm
+    expected = dict(enumerate(counts or [each] * streams)) | ({WARM_STREAM: warm} if warm else {})
+    count = sum(expected.values())
     ended_ns = await _receive(subscriber, received, at_ns, count, timed)
     cpu = time.process_time() - cpu
     extra = [] if others else await _linger(subscriber)
     await subscriber.close()
-    expected = dict.fromkeys(range(streams), each) | ({WARM_STREAM: warm} if warm else {})
     verify(received + extra, expected)
     found: dict[str, Any] = {"began_ns": began_ns, "ended_ns": ended_ns, "cpu_seconds": cpu}
     if timed:

@@ -23,6 +23,7 @@ PARTS = {
     "publish-callers": "benchmarks.publishing:publish_callers",
     "publish-one-by-one": "benchmarks.publishing:publish_one_by_one",
     "publish-open-loop": "benchmarks.publishing:publish_open_loop",
+    "publish-through": "benchmarks.outage:publish_through",
     "publish-topics": "benchmarks.topics:publish_topics",
     "subscribe": "benchmarks.subscribing:subscribe",
     "subscribe-crowd": "benchmarks.crowd:subscribe_crowd",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from benchmarks.readings import Figures, Ratio, RunFailedError, Scenario, Subject, Target
+from benchmarks.readings import Figures, Ratio, RunFailedError, Scenario, Subject, Target, rate
 from benchmarks.scenarios.machine_limits import RATE, loopback, sqlite_read
 from benchmarks.stage import Stage, Worker, cpu_figures
 from benchmarks.systems.all import (
@@ -65,16 +65,10 @@ async def beside(stage: Stage) -> Figures:
         raise RunFailedError("the replay was over before anything was published beside it")
     return {
         RATE: count / ((got["ended_ns"] - got["began_ns"]) / 1e9),
-        PUBLISHED: _rate(during),
-        f"{PUBLISHED} alone": _rate(alone_found["portions"]),
-        KEEPS_PUBLISHING: _rate(during) / _rate(alone_found["portions"]),
+        PUBLISHED: rate(during),
+        f"{PUBLISHED} alone": rate(alone_found["portions"]),
+        KEEPS_PUBLISHING: rate(during) / rate(alone_found["portions"]),
     }
-
-
-def _rate(portions: list[list[int]]) -> float:
-    """Of (when it was acknowledged, how many): the first one only says when the clock started."""
-    (began, _), *rest = portions
-    return sum(count for _, count in rest) / ((rest[-1][0] - began) / 1e9)
 
 
 async def _filled(system: System, stage: Stage, count: int) -> Running:

@@ -1,0 +1,191 @@
+"""What copies cost: publishing, one publish, a copy that comes back, and 10,000 topics at rest.
+
+All three peers are on this machine, and share its cores and its disk: copies on machines of their own would not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from benchmarks.readings import (
+    Figures,
+    Ratio,
+    RunFailedError,
+    Scenario,
+    Subject,
+    Target,
+    latency_figures,
+    rate,
+)
+from benchmarks.scenarios.live import one_to
+from benchmarks.scenarios.machine_limits import RATE
+from benchmarks.stage import Stage
+from benchmarks.systems.all import subject
+from benchmarks.systems.copies import COPIES, System, compare_copies, in_sync, start_cluster, where
+from benchmarks.systems.names import System as AnySystem
+from benchmarks.systems.names import reference
+from benchmarks.systems.ours import TOPIC, start_peer
+
+SIZE_BYTES = 100
+SINGLE, COPIED = System(1), System(COPIES)
+P50 = "publish p50, ms"
+OVER_SINGLE = "rate / a single copy"
+TIMES_SINGLE = "p50 / a single copy"
+WARM = 50
+
+
+async def _cost(system: AnySystem, stage: Stage) -> Figures:
+    """Throughput and, on new peers, one awaited publish at a time."""
+    count = stage.size(300_000, 30_000)
+    figures = await one_to(1, system, stage, count=count, size_bytes=SIZE_BYTES)
+    async with Stage(quick=stage.quick, parent=stage.directory) as another:
+        running = await system.start(another)
+        publisher = await another.worker(
+            "publish-one-by-one",
+            running=reference(running),
+            count=stage.size(2000, 200),
+            warm=WARM,
+            size_bytes=SIZE_BYTES,
+            directory=str(another.directory),
+        )
+        found = await publisher.run()
+    return figures | latency_figures("publish", found["seconds"])
+
+
+BACK = "back in sync after, s"
+CAUGHT_UP = "catches up, messages/s"
+KEPT = "publishing rate while it catches up / before"
+BEHIND = 500_000
+AWAY_SECONDS = 2.0
+ALONE, BESIDE = "a follower returns", "a follower returns, publishing beside it"
+
+
+async def _return(publishing: bool, stage: Stage) -> Figures:
+    """A follower ends, misses messages, and is started again: from its registration until it is in sync."""
+    missed = stage.size(BEHIND, 50_000)
+    cluster = await start_cluster(stage, policy={"replica_lag_seconds": AWAY_SECONDS})
+    running = {"system": "pubsub", "where": where(cluster)}
+    await cluster.peers[cluster.last].end()
+    await in_sync(cluster.index, 1, COPIES - 1)
+    filling = await stage.worker("publish-many", running=running, count=missed, size_bytes=SIZE_BYTES)
+    await filling.run()
+    publisher = None
+    if publishing:
+        seconds = stage.size(16, 8)
+        publisher = await stage.worker(
+            "publish-for", running=running, stream=1, seconds=seconds, size_bytes=SIZE_BYTES
+        )
+        await publisher.ready()
+        publisher.go()
+        await asyncio.sleep(seconds / 4)
+    started_ns = time.monotonic_ns()
+    await start_peer(stage, cluster.index, cluster.last)
+    returned_ns = time.monotonic_ns()
+    await in_sync(cluster.index, 1)
+    caught_up_ns = time.monotonic_ns()
+    figures: Figures = {BACK: (caught_up_ns - returned_ns) / 1e9}
+    counts = [missed]
+    if publisher is None:
+        figures[CAUGHT_UP] = missed / figures[BACK]
+    else:
+        portions: list[list[int]] = (await publisher.result())["portions"]
+        before = [each for each in portions if each[0] < started_ns]
+        during = [each for each in portions if returned_ns <= each[0] <= caught_up_ns]
+        if min(len(before), len(during)) < 2:
+            raise RunFailedError(
+                "too little was published before the follower returned, or while it caught up"
+            )
+        figures |= {
+            "published/s before": rate(before),
+            "published/s while it catches up": rate(during),
+            KEPT: rate(during) / rate(before),
+        }
+        counts.append(sum(count for _, count in portions))
+    await compare_copies(cluster.index)
+    reader = await stage.worker("subscribe", running=running, counts=counts, from_start=True)
+    await reader.run()
+    return figures
+
+
+TOPICS = 10_000
+REST_SECONDS, LOOK_SECONDS = 20.0, 20.0
+RSS, CPU = "RSS of the largest peer, MB", "CPU of the busiest peer, % of a core"
+
+
+async def _rest(stage: Stage) -> Figures:
+    """Memory and CPU time of peers with many topics of which nothing is asked; then a message to each of them."""
+    names = [f"{TOPIC}.{number}" for number in range(stage.size(TOPICS, 100))]
+    began = time.monotonic()
+    cluster = await start_cluster(stage, topics=names)
+    created = time.monotonic() - began
+    await asyncio.sleep(stage.size(1, 0) * REST_SECONDS)
+    before = {name: peer.cpu_seconds() for name, peer in cluster.peers.items()}
+    await asyncio.sleep(LOOK_SECONDS)
+    busy = [(peer.cpu_seconds() - before[name]) / LOOK_SECONDS * 100 for name, peer in cluster.peers.items()]
+    figures: Figures = {
+        RSS: max(peer.rss_mb() for peer in cluster.peers.values()),
+        CPU: max(busy),
+        "created, and all copies in sync, s": created,
+    }
+    running = {"system": "pubsub", "where": where(cluster, f"{TOPIC}.*")}
+    subscriber = await stage.worker("subscribe", running=running, streams=len(names), each=1)
+    publisher = await stage.worker(
+        "publish-topics",
+        index=cluster.index,
+        topics=names,
+        streams=len(names),
+        each=1,
+        rounds=1,
+        size_bytes=SIZE_BYTES,
+    )
+    await subscriber.ready()
+    subscriber.go()
+    await publisher.run()
+    await subscriber.result()
+    return figures
+
+
+AT_REST = "10,000 topics with 3 copies on 3 peers"
+
+cost = Scenario(
+    name="replication",
+    quick=False,
+    title='3 copies on one machine, acks="all", beside a single copy, 100 B',
+    subjects=(subject(SINGLE, _cost), subject(COPIED, _cost)),
+    ratios=(
+        Ratio(subject=COPIED.name, metric=RATE, over=(SINGLE.name, RATE), name=OVER_SINGLE),
+        Ratio(subject=COPIED.name, metric=P50, over=(SINGLE.name, P50), name=TIMES_SINGLE),
+    ),
+    targets=(
+        Target(subject=COPIED.name, metric=OVER_SINGLE, at_least=0.4),
+        Target(subject=COPIED.name, metric=TIMES_SINGLE, at_most=3),
+    ),
+    plots=(RATE,),
+)
+catch_up = Scenario(
+    name="catch-up",
+    quick=False,
+    title="a follower that missed 500,000 messages of 100 B returns",
+    subjects=(
+        Subject(name=ALONE, measure=partial(_return, False)),
+        Subject(name=BESIDE, measure=partial(_return, True)),
+    ),
+    targets=(
+        Target(subject=ALONE, metric=CAUGHT_UP, at_least=100_000),
+        Target(subject=BESIDE, metric=KEPT, at_least=0.7),
+    ),
+)
+at_rest = Scenario(
+    name="replicas-at-rest",
+    quick=False,
+    long=True,
+    title="10,000 topics with 3 copies on 3 peers, at rest",
+    subjects=(Subject(name=AT_REST, measure=_rest),),
+    targets=(
+        Target(subject=AT_REST, metric=RSS, at_most=300),
+        Target(subject=AT_REST, metric=CPU, at_most=5),
+    ),
+)
+scenarios = (cost, catch_up, at_rest)
