@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from pubsub.cli.demo_schedule import AWAY_SECONDS, PUBLISHED_SECONDS, TAKEN_OVER_SECONDS, Schedule
+from pubsub.cli.demo_schedule import PUBLISHED_SECONDS, TAKEN_OVER_SECONDS, Schedule
 from pubsub.cli.demo_site import REPLICATED, DemoSite
 from pubsub.client.client import Client
 
@@ -52,7 +52,7 @@ class Failover:
         if await self._schedule.until(taken_over, TAKEN_OVER_SECONDS):
             after = self.taken_over_at - self.killed_at
             self._say(f"{self.new_owner} owns {REPLICATED} now, {after:.1f} s after the kill")
-        await asyncio.sleep(max(0.0, self.killed_at + AWAY_SECONDS - loop.time()))
+        await asyncio.sleep(max(0.0, self.killed_at + self._schedule.away_seconds - loop.time()))
         await self._site.start_peer(self.old_owner).ready()
         self.away_seconds = loop.time() - self.killed_at
         self._say(f"{self.old_owner} is back with all its messages, after {self.away_seconds:.1f} s")

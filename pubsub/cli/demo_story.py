@@ -100,7 +100,8 @@ class Demo:
         over = asyncio.Event()
         working = [tasks.create_task(load.run(over), name=f"demo: publish to {load.topic}") for load in loads]
         began = asyncio.get_running_loop().time()
-        await asyncio.sleep(schedule.kill_after)
+        schedule.publishing_begins()
+        await asyncio.sleep(schedule.kill_after_seconds)
         await failover.run()
         rest = began + PUBLISH_SECONDS - asyncio.get_running_loop().time()
         await asyncio.sleep(max(0.0, min(rest, schedule.left(PUBLISHED_SECONDS))))

@@ -10,10 +10,14 @@ from pubsub.cli.demo_failover import longest_gap
 from pubsub.cli.demo_load import percentile
 from pubsub.cli.demo_readings import SOURCES, describe
 from pubsub.cli.demo_schedule import (
+    AWAY_SECONDS,
     DELIVERED_SECONDS,
     ENDED_SECONDS,
+    KILL_AT_SECONDS,
+    KILL_SOON_SECONDS,
     OVER_SECONDS,
     PUBLISHED_SECONDS,
+    SLOW_START_SECONDS,
     TAKEN_OVER_SECONDS,
     Schedule,
 )
@@ -80,6 +84,15 @@ async def test_a_wait_ends_with_its_condition_or_at_its_second() -> None:
     assert schedule.left(10) > 0
     assert not await schedule.until(no, 0.05)
     assert schedule.left(0.05) == 0
+
+
+async def test_only_a_slow_start_leaves_out_what_is_there_to_be_watched() -> None:
+    quick, slow = Schedule(), Schedule()
+    slow.began -= SLOW_START_SECONDS
+    quick.publishing_begins()
+    slow.publishing_begins()
+    assert (quick.kill_after_seconds, quick.away_seconds) == (KILL_AT_SECONDS, AWAY_SECONDS)
+    assert (slow.kill_after_seconds, slow.away_seconds) == (KILL_SOON_SECONDS, 0)
 
 
 def test_a_busy_machine_gets_the_demo_over_in_time() -> None:
