@@ -41,7 +41,7 @@ ROW_BYTES = 100
 """What a message costs to be looked at besides what it carries, for what can be read soon."""
 RETRY_SECONDS = 1.0
 COMPARE_SECONDS = 10.0
-FOLLOW_SECONDS = 5.0
+FOLLOW_SECONDS = 5
 """How long the first scrub waits for owners to be found."""
 
 
@@ -91,9 +91,9 @@ class Scrubbing:
         """Scrub, and mend, until cancelled."""
         mending = asyncio.create_task(self._mend_all(), name="pubsub: mend damaged copies")
         try:
-            began = time.monotonic()
-            while self._node.following.behind() and time.monotonic() - began < FOLLOW_SECONDS:
-                await asyncio.sleep(0.1)  # copies that follow are compared with their owners'
+            for _ in range(FOLLOW_SECONDS):  # copies that follow are compared with their owners'
+                if self._node.following.behind():
+                    await asyncio.sleep(1)
             while True:
                 began = time.monotonic()
                 self.differing.clear()
