@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 # Two fills of one .venv must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test check simulate bench bench-quick clean
+.PHONY: help demo test check simulate torture bench bench-quick clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ SEED ?=
 
 simulate: $(VENV)/.dev ## the rules of replication under faults, SEEDS=n of them from FIRST=n on; SEED=n tells one run's story
 	@$(BIN)/python -m tests.simulation $(SEEDS) --first $(FIRST) $(if $(SEED),--seed $(SEED))
+
+MINUTES ?= 10
+
+torture: $(VENV)/.dev ## real processes under kills, pauses, partitions, full disks and lost registries for MINUTES=n; SEED=n for one plan
+	@$(BIN)/python -m tests.torture $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.bench ## all benchmarks (minutes)
 	$(BIN)/python -m benchmarks

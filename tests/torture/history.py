@@ -56,11 +56,12 @@ class Fault(_Event, frozen=True, kw_only=True, tag="fault"):
 
 
 class Copy(_Event, frozen=True, kw_only=True, tag="copy"):
-    """At the end, everything mended: what one peer's file holds of a topic below `committed`."""
+    """At the end, everything mended: what one peer's file holds of a topic: all of it is committed then."""
 
     peer: str
     topic: str
     committed: int
+    """What it knows of that; it is stored now and then, and may be less."""
     offsets: list[int]
     messages: list[str]
     fingerprints: list[str]
@@ -81,7 +82,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: list[Event] = []
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=0)  # also of a run that is killed
         self._encoder = msgspec.json.Encoder()
         self._began = time.monotonic()
 

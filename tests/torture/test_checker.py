@@ -119,9 +119,9 @@ BAD: dict[str, tuple[list[Event], str]] = {
         [read("r", *NAMES), copy("x", *NAMES), copy("y", *NAMES, prints=["other", "x", "y"])],
         "copies: offset 0 differs between x and y",
     ),
-    "a copy that has not learnt what is committed": (
-        [read("r", *NAMES), copy("x", *NAMES, committed=2)],
-        "copy of x: committed is 2, the end 3",
+    "a copy that takes for committed what it does not have": (
+        [read("r", *NAMES), copy("x", *NAMES, committed=4)],
+        "copy of x: committed is 4, beyond the end 3",
     ),
     "no subscriber at all": ([], "subscribers: there were none"),
     "an error that no fault explains": (
