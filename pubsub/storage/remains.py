@@ -47,3 +47,16 @@ def _had_elsewhere(connection: Connection, name: str) -> bool:
         return bool(others) and all(others) and connection.exec_driver_sql(sql).scalar() == 0
     except (DBAPIError, msgspec.MsgspecError, TypeError):
         return False
+
+
+def has_replicated(path: Path) -> bool:
+    """Whether topics in a file are on other peers too."""
+    engine = reader_engine(path)
+    try:
+        with engine.connect() as connection:
+            sql = "SELECT count(*) FROM topics WHERE replicas IS NOT NULL"
+            return bool(connection.exec_driver_sql(sql).scalar())
+    except DBAPIError:  # of an older schema, which had none
+        return False
+    finally:
+        engine.dispose()

@@ -56,12 +56,13 @@ from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.producers import Producers
 from pubsub.storage.reader import Reader
-from pubsub.storage.remains import read_remains
+from pubsub.storage.remains import has_replicated, read_remains
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
 from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.upkeep import Upkeep
+from pubsub.storage.wal_check import frames_lost
 from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step
 from pubsub.storage.writer import Writer
 
@@ -204,6 +205,14 @@ class Store:
     def _open_file(self) -> None:
         try:
             check_file(self.path, self.settings.quick_check_bytes)
+            lost = frames_lost(self.path)
+            if lost:
+                why = (
+                    f"{lost} pages or more of its write-ahead log cannot be read, and what they held is gone"
+                )
+                if has_replicated(self.path):  # a shorter log must not pass for the whole one
+                    raise damaged(self.path, why)
+                log.error("%s was damaged: %s; topics may end sooner than they did", self.path, why)
             upgrade(self.path)
             engine = writer_engine(self.path)
             try:

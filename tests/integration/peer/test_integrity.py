@@ -137,6 +137,25 @@ async def test_a_file_with_a_bad_page_of_which_others_have_all_is_set_aside_by_i
         assert [row[4] for row in await site.equal("t")] == MESSAGES
 
 
+async def test_a_damaged_write_ahead_log_of_an_owner_costs_nothing(tmp_path: Path):
+    async with cluster(tmp_path, *THREE, ttl_seconds=6) as site:
+        await filled(site)
+        files = {
+            suffix: (tmp_path / "alice" / f"peer.db{suffix}").read_bytes() for suffix in ("", "-wal", "-shm")
+        }
+        await site.kill("alice")
+        wal = bytearray(files["-wal"])
+        wal[wal.index(b"000200xxx") + 1] ^= 0x55
+        for suffix, data in (files | {"-wal": bytes(wal)}).items():  # as a crash would have left it
+            (tmp_path / "alice" / f"peer.db{suffix}").write_bytes(data)
+        (tmp_path / "alice" / "peer.db-shm").unlink()
+        await site.start("alice")
+        assert (await site.peers["alice"].status())["files_aside"]
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 20, "another owner")
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == MESSAGES
+
+
 async def test_a_page_that_goes_bad_beneath_an_owner_costs_nothing(tmp_path: Path):
     async with cluster(tmp_path, *THREE, ttl_seconds=6) as site:
         client = await filled(site)
