@@ -71,7 +71,7 @@ class Cluster:
         for name in self.peers:
             port = choose_free_port()
             gate = await self.network.open_gate(name, port)
-            options = ("--data", name, "--listen", f"127.0.0.1:{port}", "--advertise", gate)
+            options = ("-v", "--data", name, "--listen", f"127.0.0.1:{port}", "--advertise", gate)
             self.peers[name] = Command(
                 "peer", "serve", name, *options, cwd=self.directory, index=",".join(gates)
             )
