@@ -16,6 +16,9 @@ from pubsub.registry import EmbeddedRegistry
 from pubsub.storage.topic import Topic
 from tests.waiting import wait_until
 
+PATIENCE_SECONDS = 45.0
+"""The machine may be busy with other tests."""
+
 Rows = list[tuple[int, int, str | None, str | None, bytes | None, str | None]]
 
 
@@ -70,7 +73,7 @@ class Cluster:
             owner = self.owner(topic)
             return bool(owner) and set(self.held(owner, topic).in_sync) == set(names)
 
-        await wait_until(are, 15.0, f"{names} in sync")
+        await wait_until(are, PATIENCE_SECONDS, f"{names} in sync")
 
     async def rows(self, name: str, topic: str) -> Rows:
         node = self.peers[name]._node
@@ -94,11 +97,11 @@ class Cluster:
             ends = {self.held(name, topic).next_offset for name in self.holders(topic)}
             return found if len(ends) == 1 and all(rows == found[0] for rows in found) else []
 
-        return (await wait_until(are, 15.0, "all copies equal"))[0]
+        return (await wait_until(are, PATIENCE_SECONDS, "all copies equal"))[0]
 
 
 @asynccontextmanager
-async def cluster(directory: Path, *names: str, ttl_seconds: float = 1.0) -> AsyncIterator[Cluster]:
+async def cluster(directory: Path, *names: str, ttl_seconds: float = 2.0) -> AsyncIterator[Cluster]:
     """An index and these peers; all end with it."""
     settings = IndexSettings(ttl_seconds=ttl_seconds)
     async with AsyncExitStack() as stack:

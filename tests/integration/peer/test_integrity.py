@@ -22,7 +22,7 @@ MESSAGES = [b"%06d" % n + b"x" * 50 for n in range(400)]
 async def filled(site: Cluster, owner: str = "alice") -> pubsub.Client:
     """A topic on three peers with messages that all of them have."""
     client = await site.client()
-    await client.create_topic("t", on=owner, policy={"replicas": 3})
+    await client.create_topic("t", on=owner, policy={"replicas": 3, "replica_lag_seconds": 2})
     await site.in_sync("t", *THREE)
     for start in range(0, len(MESSAGES), 40):
         await client.publish_many("t", MESSAGES[start : start + 40])

@@ -10,7 +10,7 @@ import pytest
 import pubsub
 from pubsub.errors import InvalidRequestError
 from pubsub.model import Offset
-from tests.integration.peer.replicated import cluster
+from tests.integration.peer.replicated import PATIENCE_SECONDS, cluster
 from tests.waiting import wait_until
 
 THREE = ("alice", "bob", "carol")
@@ -86,7 +86,7 @@ async def test_what_retention_takes_away_goes_from_all_copies_and_a_new_one_begi
     async with cluster(tmp_path, *THREE) as site:
         client = await site.client()
         await client.create_topic("t", on="alice", policy={"replicas": 2, "max_messages": 100})
-        await wait_until(lambda: len(site.held("alice", "t").in_sync) == 2, 15)
+        await wait_until(lambda: len(site.held("alice", "t").in_sync) == 2, PATIENCE_SECONDS)
         for _ in range(5):
             await client.publish_many("t", [b"x"] * 500)
         await wait_until(lambda: site.held("alice", "t").first_offset == 2400)
@@ -131,9 +131,11 @@ async def test_a_topic_gains_and_loses_replicas_while_it_is_published_to(tmp_pat
         await client.change_replicas("t", add=["carol"])
         await site.in_sync("t", *THREE)
         await client.change_replicas("t", remove=["alice"])
-        await wait_until(lambda: site.owner("t") in ("bob", "carol") and site.holders("t") != list(THREE), 20)
+        await wait_until(
+            lambda: site.owner("t") in ("bob", "carol") and site.holders("t") != list(THREE), PATIENCE_SECONDS
+        )
         await client.change_replicas("t", remove=[n for n in ("bob", "carol") if n != site.owner("t")])
-        await wait_until(lambda: len(site.holders("t")) == 1, 20)
+        await wait_until(lambda: len(site.holders("t")) == 1, PATIENCE_SECONDS)
         before = count
         await wait_until(lambda: count > before + 20)
         stop.set()

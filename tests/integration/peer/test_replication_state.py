@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pubsub
-from tests.integration.peer.replicated import Cluster, cluster
+from tests.integration.peer.replicated import PATIENCE_SECONDS, Cluster, cluster
 from tests.waiting import wait_until
 
 THREE = ("alice", "bob", "carol")
@@ -67,7 +67,7 @@ async def test_members_go_on_at_the_new_owner_while_messages_are_published(tmp_p
         await site.kill("alice")
         for number in range(50, 100):
             await client.publish("t", b"%d" % number)
-        await wait_until(lambda: set(acknowledged) == set(range(100)), 20)
+        await wait_until(lambda: set(acknowledged) == set(range(100)), PATIENCE_SECONDS)
         working.cancel()
         assert len(acknowledged) == len(set(acknowledged))
 
@@ -80,12 +80,12 @@ async def test_held_messages_come_once_and_can_be_cancelled_at_the_new_owner(tmp
         await client.publish("t", b"now", delay_seconds=0.01)
         await wait_until(lambda: site.held("alice", "t").committed == 1)
         await site.kill("alice")
-        await wait_until(lambda: site.owner("t") in ("bob", "carol"), 15)
+        await wait_until(lambda: site.owner("t") in ("bob", "carol"), PATIENCE_SECONDS)
 
         async def both() -> bool:
             return [m.payload for m in await client.query("t", start=0, limit=10)] == [b"now", b"soon"]
 
-        await wait_until(both, 15)
+        await wait_until(both, PATIENCE_SECONDS)
         held = await client.scheduled("t")
         assert [(message.schedule_id, message.payload) for message in held] == [(late, b"late")]
         await client.cancel_scheduled("t", late)
@@ -122,6 +122,6 @@ async def test_a_copy_that_joins_later_is_given_everything(tmp_path: Path):
         for name in ("alice", "bob"):
             await site.kill(name)
         await client.promote("t", "carol", accept_loss=True)
-        await wait_until(lambda: site.owner("t") == "carol", 15)
+        await wait_until(lambda: site.owner("t") == "carol", PATIENCE_SECONDS)
         assert len(await client.scheduled("t")) == 1
         assert [group.group for group in await client.groups("t")] == ["g"]
