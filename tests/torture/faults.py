@@ -36,7 +36,7 @@ class Faults:
 
     def __init__(self, cluster: Cluster, client: pubsub.Client, topics: list[str], history: History) -> None:
         self._cluster = cluster
-        self._client = client
+        self.client = client
         self._topics = topics
         self._history = history
         self._busy: set[str] = set()
@@ -101,7 +101,7 @@ class Faults:
 
     async def _topic(self, planned: PlannedFault) -> pubsub.TopicInfo:
         try:
-            return await self._client.topic(self._topics[planned.topic])
+            return await self.client.topic(self._topics[planned.topic])
         except pubsub.PubsubError as error:
             raise LeftOutError(f"{error.code}: {error}") from None
 
@@ -275,7 +275,7 @@ class Faults:
         if not (add or remove) or len(info.replicas) + len(add) - len(remove) < 3:
             raise LeftOutError(f"{info.topic} is on {', '.join(info.replicas)}")
         try:
-            await self._client.change_replicas(info.topic, add=add, remove=remove)
+            await self.client.change_replicas(info.topic, add=add, remove=remove)
         except pubsub.PubsubError as error:
             raise LeftOutError(f"{error.code}: {error}") from None
         self._note(f"{planned.kind} of {info.topic}: add {add}, remove {remove}")

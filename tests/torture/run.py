@@ -103,6 +103,10 @@ async def _rounds(
         damage=settings.damage,
     )
     until = history.seconds + settings.seconds
+
+    async def all_whole() -> bool:
+        return all([await whole(faults.client, topic) for topic in load.topics])
+
     while history.seconds < until:
         planned = [fault for fault in next(rounds) if not settings.kinds or fault.kind in settings.kinds]
         if not planned:
@@ -119,6 +123,8 @@ async def _rounds(
                 return False
         if not await _resumed(load, history, healed_at):
             return False
+        if settings.damage:  # one damaged copy at a time: more than min_in_sync allows is not promised
+            await wait_until(all_whole, SETTLE_SECONDS, "all copies in sync")
     return True
 
 
