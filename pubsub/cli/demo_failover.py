@@ -33,8 +33,8 @@ class Failover:
         self._schedule = schedule
         self._say = say
 
-    async def run(self) -> None:
-        """Kill the owner, wait for the new one, start the old one again, wait until it is in sync."""
+    async def kill_owner(self) -> None:
+        """Kill the owner, and wait for the new one."""
         loop = asyncio.get_running_loop()
         topic = await self._client.topic(REPLICATED)
         self.old_owner, epoch = topic.owner, topic.epoch
@@ -52,6 +52,10 @@ class Failover:
         if await self._schedule.until(taken_over, TAKEN_OVER_SECONDS):
             after = self.taken_over_at - self.killed_at
             self._say(f"{self.new_owner} owns {REPLICATED} now, {after:.1f} s after the kill")
+
+    async def bring_back(self) -> None:
+        """Start the old owner again, and wait until it is in sync."""
+        loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self.killed_at + self._schedule.away_seconds - loop.time()))
         await self._site.start_peer(self.old_owner).ready()
         self.away_seconds = loop.time() - self.killed_at

@@ -23,11 +23,11 @@ AWAY_SECONDS = 3.0
 
 TAKEN_OVER_SECONDS = 12.5
 """If no peer has become the new owner by then, the old one is started again all the same."""
-PUBLISHED_SECONDS = 14.0
+PUBLISHED_SECONDS = 13.5
 """Nothing new is published from then on."""
-DELIVERED_SECONDS = 16.5
+DELIVERED_SECONDS = 17.0
 """What has not come to the subscribers by then is lost."""
-OVER_SECONDS = 17.0
+OVER_SECONDS = 17.5
 """A demo that is not over by then is given up."""
 ENDED_SECONDS = 18.5
 """Processes that have not ended by then are killed."""

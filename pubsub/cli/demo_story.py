@@ -96,16 +96,34 @@ class Demo:
     async def _publish(
         self, tasks: asyncio.TaskGroup, loads: list[Load], failover: Failover, schedule: Schedule
     ) -> None:
-        """Publish all the while that the failover takes, and not much longer."""
-        over = asyncio.Event()
-        working = [tasks.create_task(load.run(over), name=f"demo: publish to {load.topic}") for load in loads]
-        began = asyncio.get_running_loop().time()
+        """Publish all the while that the failover takes, and not much longer.
+
+        Beyond its time only to the replicated topic, as long as nobody has taken over.
+        """
+        loop = asyncio.get_running_loop()
+        over, failed_over = asyncio.Event(), asyncio.Event()
+        in_time = [loop.call_later(schedule.left(PUBLISHED_SECONDS), over.set)]
+        working = [
+            tasks.create_task(
+                load.run(failed_over if load.topic == REPLICATED else over),
+                name=f"demo: publish to {load.topic}",
+            )
+            for load in loads
+        ]
+        began = loop.time()
         schedule.publishing_begins()
-        await asyncio.sleep(schedule.kill_after_seconds)
-        await failover.run()
-        rest = began + PUBLISH_SECONDS - asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, min(rest, schedule.left(PUBLISHED_SECONDS))))
+        try:
+            await asyncio.sleep(schedule.kill_after_seconds)
+            await failover.kill_owner()
+            in_time.append(loop.call_later(schedule.left(PUBLISHED_SECONDS), failed_over.set))
+            await failover.bring_back()
+            rest = began + PUBLISH_SECONDS - loop.time()
+            await asyncio.sleep(max(0.0, min(rest, schedule.left(PUBLISHED_SECONDS))))
+        finally:
+            for timer in in_time:
+                timer.cancel()
         over.set()
+        failed_over.set()
         _, waiting = await asyncio.wait(working, timeout=schedule.left(DELIVERED_SECONDS))
         if waiting:
             names = ", ".join(sorted(task.get_name().rpartition(" ")[2] for task in waiting))
