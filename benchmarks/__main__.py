@@ -23,6 +23,7 @@ from benchmarks.scenarios.all import SCENARIOS
 from benchmarks.stage import Stage
 
 REPETITIONS = 3
+REPETITIONS_HELP = f"{REPETITIONS}; with --quick 1, and 1 of some when neither they nor --long are asked for"
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -44,9 +45,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--long",
         action="store_true",
-        help="10,000,000 stored messages where it is 1,000,000 otherwise, and what takes long: an hour",
+        help="10,000,000 stored messages where it is 1,000,000 otherwise, and what takes long: hours",
     )
-    parser.add_argument("--repetitions", type=int, metavar="N", help=f"{REPETITIONS}; with --quick 1")
+    parser.add_argument("--repetitions", type=int, metavar="N", help=REPETITIONS_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON lines")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
     parser.add_argument(
@@ -61,9 +62,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     unknown = [name for name in given.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    if given.repetitions is None:
-        given.repetitions = 1 if given.quick else REPETITIONS
-    if given.repetitions < 1:
+    if given.repetitions is not None and given.repetitions < 1:
         parser.error("at least one repetition")
     if given.docs and given.quick:
         parser.error("a quick run is a look, not a measurement: it is not put into docs/")
@@ -89,15 +88,22 @@ async def measure(subject: Subject, scenario: Scenario, number: int, given: argp
 async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -> list[Line]:
     """One scenario: in each repetition all its subjects in turn."""
     repetitions: list[Repetition] = []
-    for number in range(1, given.repetitions + 1):
+    count = times(scenario, given)
+    for number in range(1, count + 1):
         for subject in scenario.subjects:
             if given.quick and not subject.quick:
                 continue
-            with console.status(
-                f"{scenario.name}, repetition {number} of {given.repetitions}: {subject.name}"
-            ):
+            with console.status(f"{scenario.name}, repetition {number} of {count}: {subject.name}"):
                 repetitions.append(await measure(subject, scenario, number, given))
     return summarize(scenario, repetitions)
+
+
+def times(scenario: Scenario, given: argparse.Namespace) -> int:
+    """How often a scenario is repeated."""
+    if given.repetitions is not None:
+        return int(given.repetitions)
+    by_default = not given.scenarios and not given.long
+    return 1 if given.quick or (by_default and scenario.once) else REPETITIONS
 
 
 def chosen(given: argparse.Namespace) -> list[str]:
@@ -113,12 +119,11 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
     machine = describe(given.directory or Path(tempfile.gettempdir()))
     console.print(str(machine), style="dim")
     results: list[tuple[Scenario, list[Line]]] = []
-    for name in given.scenarios or chosen(given):
-        scenario, head = (
-            SCENARIOS[name],
-            docs.Head(
-                machine=later(machine), repetitions=given.repetitions, quick=given.quick, long=given.long
-            ),
+    names = given.scenarios or chosen(given)
+    for name in names:
+        scenario = SCENARIOS[name]
+        head = docs.Head(
+            machine=later(machine), repetitions=times(scenario, given), quick=given.quick, long=given.long
         )
         lines = await run(scenario, given, console)
         report.show(console, scenario, lines)
@@ -127,7 +132,8 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
             docs.keep(head, scenario, lines)
             docs.write_page(SCENARIOS.values())
     if given.json:
-        given.json.write_bytes(report.json_lines(machine, given.repetitions, given.quick, results))
+        most = max(times(SCENARIOS[name], given) for name in names)
+        given.json.write_bytes(report.json_lines(machine, most, given.quick, results))
     if given.markdown:
         given.markdown.write_text(report.markdown(machine, results))
     return int(any(line.failed for _, lines in results for line in lines))

@@ -83,6 +83,7 @@ MANY = "kill -9 of the owner of 1,000 topics, default ttl"
 one = Scenario(
     name="failover",
     quick=False,
+    long=True,
     title='the owner of a topic with 3 copies goes; one caller publishes, acks="all", 100 B',
     subjects=(
         _subject(KILLED, signal.SIGKILL, DEFAULT_TTL, 8.0),

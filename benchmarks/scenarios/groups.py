@@ -53,6 +53,7 @@ def _figures(found: list[dict[str, Any]], count: int, peer_cpu: float) -> Figure
 
 scenario = Scenario(
     name="groups",
+    long=True,
     title="a group of 4 members in 2 processes acknowledges stored messages of 100 B one by one",
     subjects=tuple(_subject(*subject) for subject in MAX_IN_FLIGHT.items()),
     targets=tuple(Target(subject=name, metric=RATE, at_least=30_000) for name in MAX_IN_FLIGHT),

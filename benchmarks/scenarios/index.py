@@ -115,6 +115,7 @@ SUBJECT = "pubsub index on Redis"
 scenario = Scenario(
     name="index",
     quick=False,
+    long=True,
     title="one index on a real Redis, 10,000 peers and 100,000 topics registered",
     subjects=(Subject(name=SUBJECT, measure=measure, missing=REDIS_ALWAYS.missing),),
     targets=(

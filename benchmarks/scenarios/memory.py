@@ -76,6 +76,7 @@ async def _publish(stage: Stage, running: Running, first: int, count: int) -> tu
 scenario = Scenario(
     name="memory",
     quick=False,
+    long=True,
     title="resident memory of `pubsub peer serve`, messages of 100 B",
     subjects=(Subject(name="pubsub", measure=measure),),
     targets=(

@@ -152,6 +152,7 @@ AT_REST = "10,000 topics with 3 copies on 3 peers"
 cost = Scenario(
     name="replication",
     quick=False,
+    once=True,
     title='3 copies on one machine, acks="all", beside a single copy, 100 B',
     subjects=(subject(SINGLE, _cost), subject(COPIED, _cost)),
     ratios=(
@@ -167,6 +168,7 @@ cost = Scenario(
 catch_up = Scenario(
     name="catch-up",
     quick=False,
+    long=True,
     title="a follower that missed 500,000 messages of 100 B returns",
     subjects=(
         Subject(name=ALONE, measure=partial(_return, False)),

@@ -54,6 +54,7 @@ def _scenario(
     return Scenario(
         name=name,
         quick=size_bytes == SMALL_BYTES,
+        long=size_bytes != SMALL_BYTES,
         title=f"publish_many to one live subscriber, {_words(size_bytes)}, first publish to last delivery",
         subjects=(
             *subjects(measure, others),
