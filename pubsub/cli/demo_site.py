@@ -85,8 +85,8 @@ class DemoSite:
         if not await schedule.until(settled, DELIVERED_SECONDS):
             lacking = ", ".join(name for name in SOURCES if name not in found or not _complete(found[name]))
             raise InternalError(f"the demo cannot go on: copies of {lacking} are not in sync")
-        topic = found[REPLICATED]
-        self._say(f"{REPLICATED} has copies on {', '.join(sorted(topic.in_sync))}; {topic.owner} owns it")
+        copies = found[REPLICATED]
+        self._say(f"{REPLICATED} has copies on {', '.join(sorted(copies.in_sync))}; {copies.owner} owns it")
         return {name: found[name].next_offset or 0 for name in SOURCES}
 
     async def start_subscribers(self, starts: dict[str, int]) -> None:

@@ -21,7 +21,7 @@ Outgoing = bytes | bytearray | memoryview | str | NewMessage | None
 None removes the key that goes with it: readers get a message without payload, and compaction lets go of the key."""
 
 SAMPLE_MESSAGES = 16
-"""So many tell how large a batch may be. Of an iterator they are the first batch; of a list they are looked at before."""
+"""So many tell how large a batch may be. Of an iterator they are the first batch; a list is looked at before."""
 
 
 class Columns(NamedTuple):

@@ -1,10 +1,10 @@
 """One framed connection, either end: bytes in become frames, frames out become bytes.
 
-Rules: `send` is the one door for writes. What is sent after the first write of a turn of the event loop goes out together
-at the turn's end: one system call for a thousand replies, and none delayed that is alone. What the other end does not read is bounded: past
-`Limits.write_buffer_bytes` the connection is not `writable` and, until it is again, not read from either, so
-that nobody can make us pile up replies by asking and never reading. A malformed frame is answered by an error
-frame (id 0) and the connection is closed. What frames mean is left to the subclasses.
+Rules: `send` is the one door for writes. What is sent after the first write of a turn of the event loop goes out
+together at the turn's end: one system call for a thousand replies, and none delayed that is alone. What the other end
+does not read is bounded: past `Limits.write_buffer_bytes` the connection is not `writable` and, until it is again, not
+read from either, so that nobody can make us pile up replies by asking and never reading. A malformed frame is answered
+by an error frame (id 0) and the connection is closed. What frames mean is left to the subclasses.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ What a start can read soon is checked before this peer takes part in anything. S
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ import msgspec
 from pubsub.config import MIB, PeerSettings
 from pubsub.errors import ClosedError, NotOwnerError, PubsubError, ReadOnlyError
 from pubsub.model import check_topic_name, iso_from_us
+from pubsub.net.backoff import Backoff
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.protocol import messages as m
 from pubsub.storage.refilling import take_back
@@ -40,6 +42,7 @@ REPLY_BYTES = 8 * MIB
 ROW_BYTES = 100
 """What a message costs to be looked at besides what it carries, for what can be read soon."""
 RETRY_SECONDS = 1.0
+MOST_RETRY_SECONDS = 30.0
 COMPARE_SECONDS = 10.0
 FOLLOW_SECONDS = 5
 """How long the first scrub waits for owners to be found."""
@@ -192,6 +195,7 @@ class Scrubbing:
     # Mending
 
     async def _mend_all(self) -> None:
+        backoff = Backoff(RETRY_SECONDS, MOST_RETRY_SECONDS)  # each time an owner tries, publishers wait
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -200,8 +204,12 @@ class Scrubbing:
                 if topic is None or topic.set_aside is not None or await self._mend(topic, damage):
                     self._todo.pop(topic_id, None)
             if self._todo:
-                await asyncio.sleep(RETRY_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.next_seconds()):
+                        await self._wake.wait()
                 self._wake.set()
+            else:
+                backoff.reset()
 
     async def _mend(self, topic: Topic, damage: Damage) -> bool:
         """Returns whether nothing is left to do."""

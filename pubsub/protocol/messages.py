@@ -805,7 +805,7 @@ class Orphans(msgspec.Struct, array_like=True, tag=93, frozen=True, kw_only=True
 
 
 class Verify(msgspec.Struct, array_like=True, tag=94, frozen=True, kw_only=True):
-    """What is your copy of a topic like, from offset `start` on, below `stop`? Without a `stop`: only how far it goes."""
+    """What is your copy of a topic like, from offset `start` on, below `stop`? Without `stop`: only how far it goes."""
 
     id: int
     topic: str
