@@ -93,14 +93,15 @@ def next_factor(factor: int, behind_before: float, behind_now: float) -> int:
     """How many times the usual size the next step has.
 
     Small steps disturb publishers least, so they are the rule, however much there is to remove. Only where more comes
-    in than they take away do they grow, and get small again when it is overcome.
+    in than they take away do they grow, and get small again as soon as half of one would have been enough.
 
     Args:
-        behind_before, behind_now: how much was to be removed before the last step, and is now, in any unit.
+        behind_before, behind_now: how many steps of the usual size were left before the last step, and are now.
     """
-    if behind_now > behind_before:
+    gained = behind_before - behind_now
+    if gained < 0:
         return min(LARGEST_FACTOR, factor * 2)
-    return max(1, factor // 2)
+    return max(1, factor // 2) if gained >= factor / 2 or behind_now <= 1 else factor
 
 
 def count_removed(removal: Removal, messages: Sequence[tuple[int, int, int]]) -> int:

@@ -34,6 +34,7 @@ from pubsub.core.retention import (
 )
 from pubsub.errors import ReadOnlyError, StorageError
 from pubsub.policy import Policy, stored_policy
+from pubsub.storage.compaction import STEP_ROWS as COMPACTION_ROWS
 from pubsub.storage.compaction import Compacted
 from pubsub.storage.retention import STEP_BYTES, STEP_ROWS
 from pubsub.storage.topic import Topic
@@ -221,9 +222,11 @@ class Retention:
         return compacted is not None and compacted.more
 
     async def _compact_to(self, topic: Topic, end: int) -> bool:
-        behind, factor = end - topic.compacted_to, self._factors.get(topic.id, 1)
+        behind, factor = (end - topic.compacted_to) / COMPACTION_ROWS, self._factors.get(topic.id, 1)
         more = await self._compact(topic, partial(self._upkeep.compact, end=end, factor=factor), factor)
-        self._factors[topic.id] = next_factor(factor, behind, topic.committed - topic.compacted_to)
+        self._factors[topic.id] = next_factor(
+            factor, behind, (topic.committed - topic.compacted_to) / COMPACTION_ROWS
+        )
         return more
 
     async def _remove_keys(self, topic: Topic, end: int) -> bool:

@@ -251,7 +251,7 @@ def test_the_process_of_a_peer_loads_neither_the_command_line_nor_the_registry(s
         "print('loaded', *sorted(m for m in sys.modules if '.' not in m), flush=True)\n"
         "sys.exit(code)"
     )
-    options = {"name": "light", "data": "light", "listen": "127.0.0.1:0", "advertise": None}
+    options = {"name": "light", "data": "light", "listen": "127.0.0.1:0", "advertise": None, "zone": ""}
     options |= {"index": shared_site.index, "verbose": 0}
     running = shared_site.start(json.dumps(options), python=("-c", script), module=False)
     running.wait_for("serves")

@@ -182,7 +182,9 @@ def test_steps_grow_only_while_more_comes_in_than_goes() -> None:
     assert next_factor(1, behind_before=10.0, behind_now=11.0) == 2
     assert next_factor(8, behind_before=10.0, behind_now=11.0) == LARGEST_FACTOR
     assert next_factor(LARGEST_FACTOR, behind_before=10.0, behind_now=11.0) == LARGEST_FACTOR
-    assert next_factor(4, behind_before=10.0, behind_now=10.0) == 2
+    assert next_factor(4, behind_before=10.0, behind_now=10.0) == 4, "half of it would not have kept up"
+    assert next_factor(4, behind_before=10.0, behind_now=8.0) == 2
+    assert next_factor(4, behind_before=1.5, behind_now=1.0) == 2
     assert next_factor(1, behind_before=0.0, behind_now=0.0) == 1
 
 
