@@ -29,7 +29,9 @@ def temporary(tmp_path: Path) -> Path:
 
 
 def start_demo(temporary: Path, *arguments: str, **options: object) -> Running:
-    return Running("demo", *arguments, env={**os.environ, "TMPDIR": str(temporary)}, **options)
+    sizes = ("COLUMNS", "LINES")  # of whatever runs the tests; a worker of pytest-xdist has 80
+    environment = {name: value for name, value in os.environ.items() if name not in sizes}
+    return Running("demo", *arguments, env={**environment, "TMPDIR": str(temporary)}, **options)
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:
