@@ -183,9 +183,8 @@ class Copying:
                 first = reply.first_offset
                 await copies.begin_at(topic, first, reached(theirs, first), epoch)
             else:
-                epochs = reached(theirs, topic.next_offset)
-                if epochs != topic.epochs:
-                    await copies.set_epochs(topic, epochs, epoch)
+                if reached(theirs, topic.next_offset) != topic.epochs:
+                    await copies.set_epochs(topic, theirs, epoch)
                 if config is not None:
                     await copies.set_state(topic, epoch, [config], None)
                     self.source.report_config(self.number, config)
@@ -218,7 +217,7 @@ class Copying:
             return
         removed = await node.store.copies.cut(topic, cut.at, epoch, topic.owner)
         # Also where nothing is behind it: the next question must not name epochs that the owner has not got.
-        await node.store.copies.set_epochs(topic, reached(theirs, cut.at), epoch)
+        await node.store.copies.set_epochs(topic, theirs, epoch)
         if removed:
             node.orphaned_messages += removed
             log.warning(

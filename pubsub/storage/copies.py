@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import msgspec
 from sqlalchemy import Connection
 
-from pubsub.core.epochs import EpochStart, opened
+from pubsub.core.epochs import EpochStart, opened, reached
 from pubsub.core.replication import Config, Proposal
 from pubsub.errors import NotOwnerError, PubsubError
 from pubsub.protocol.messages import CopyState
 from pubsub.storage import beside, copying
-from pubsub.storage.epochs import store_epochs
+from pubsub.storage.epochs import read_epochs, store_epochs
 from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.work import Received
 
@@ -80,7 +80,7 @@ class Copies:
             if cursor.execute(_TAKE, (*_members(copy), *roles)).rowcount != 1:
                 raise NotOwnerError(f"topic {topic.name} is in another epoch by now")
             (end,) = cursor.execute("SELECT next_offset FROM topics WHERE id = ?", (topic.id,)).fetchone()
-            epochs = topic.log_epochs
+            epochs = _log_epochs(cursor, topic)
             if owns:
                 if topic.role != OWNER:
                     beside.take_over(cursor, topic.id)
@@ -107,7 +107,7 @@ class Copies:
         """
 
         def change(cursor: sqlite3.Cursor) -> tuple[int, tuple[EpochStart, ...]]:
-            epochs = topic.log_epochs
+            epochs = _log_epochs(cursor, topic)
             bound = (topic.id, copy.epoch, copy.owner, encode_configs(configs))
             if cursor.execute(_CHANGE, (*_members(copy), *bound)).rowcount != 1:
                 raise NotOwnerError(f"topic {topic.name} is in another epoch by now")
@@ -178,16 +178,23 @@ class Copies:
 
         return await self._store.step(change, CHANGE_BYTES, committed)
 
-    async def set_epochs(self, topic: Topic, epochs: Sequence[EpochStart], epoch: int) -> None:
-        """Take over what the owner that is followed in `epoch` knows of this part of the log."""
+    async def set_epochs(self, topic: Topic, theirs: Sequence[EpochStart], epoch: int) -> None:
+        """Take over what the owner that is followed in `epoch` knows of the log, as far as the copy reaches.
 
-        def change(cursor: sqlite3.Cursor) -> None:
-            if cursor.execute("SELECT epoch FROM topics WHERE id = ?", (topic.id,)).fetchone() != (epoch,):
+        How far that is, the transaction says: what was received before may be stored in the same one.
+        """
+
+        def change(cursor: sqlite3.Cursor) -> tuple[EpochStart, ...]:
+            sql = "SELECT next_offset FROM topics WHERE id = ? AND epoch = ?"
+            row = cursor.execute(sql, (topic.id, epoch)).fetchone()
+            if row is None:
                 raise NotOwnerError(f"topic {topic.name} is in another epoch by now")
+            epochs = reached(theirs, row[0])
             store_epochs(cursor, topic.id, epochs)
+            return epochs
 
-        def committed(_: None) -> None:
-            topic.epochs = tuple(epochs)
+        def committed(epochs: tuple[EpochStart, ...]) -> None:
+            topic.epochs = epochs
 
         await self._store.step(change, CHANGE_BYTES, committed)
 
@@ -243,6 +250,11 @@ class Copies:
             )
 
         await self._store.step(change, 100 * len(rows))
+
+
+def _log_epochs(cursor: sqlite3.Cursor, topic: Topic) -> tuple[EpochStart, ...]:
+    """`Topic.log_epochs`, as of the transaction that is open: what was received may have added to them in it."""
+    return read_epochs(cursor, topic.id) or topic.log_epochs
 
 
 def _members(copy: CopyState) -> tuple[str | None, str | None, int, str, str]:

@@ -24,6 +24,14 @@ def load_epochs(connection: Connection) -> dict[int, tuple[EpochStart, ...]]:
     return {topic_id: tuple(epochs) for topic_id, epochs in found.items()}
 
 
+def read_epochs(cursor: sqlite3.Cursor, topic_id: int) -> tuple[EpochStart, ...]:
+    """A topic's epochs, oldest first, as they stand in the transaction that is open."""
+    rows = cursor.execute(
+        "SELECT epoch, start_offset, lossy, owner FROM epochs WHERE topic_id = ? ORDER BY epoch", (topic_id,)
+    )
+    return tuple(EpochStart(epoch, start, bool(lossy), owner) for epoch, start, lossy, owner in rows)
+
+
 def add_epochs(cursor: sqlite3.Cursor, topic_id: int, epochs: Iterable[EpochStart]) -> None:
     """Add to a topic's list."""
     rows = [(topic_id, entry.epoch, entry.start, entry.lossy, entry.owner) for entry in epochs]

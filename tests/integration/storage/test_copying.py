@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from pubsub.core.epochs import EpochStart
 from pubsub.errors import DamagedFileError, NotOwnerError, PubsubError, SequenceError
+from pubsub.protocol.batch import slice_batch
 from pubsub.protocol.messages import Batch, CopyState
 from pubsub.storage.copying import check_batches, read_log
 from pubsub.storage.store import Store
@@ -112,6 +113,27 @@ async def test_a_copy_that_becomes_the_owner_knows_its_producers_and_appends_beh
     with pytest.raises(NotOwnerError):  # the same epoch once more
         await copies.copies.take_role(copy, CopyState(id=ID, topic="t", role="replica", owner="eve", epoch=9))
     assert copy.committed == 304
+
+
+async def test_epochs_that_were_received_stay_whatever_else_is_written_down_with_them(
+    store: Store, owned: Topic, copies: Store, open_store: OpenStore, tmp_path: Path
+) -> None:
+    batch, marks = await log(store)
+    copy = copies.by_id[ID]
+    epochs = [EpochStart(1, 0, False, "alice"), EpochStart(5, 3, False, "bob"), EpochStart(9, 304, False, "eve")]
+    second = CopyState(id=ID, topic="t", role="replica", owner="alice", epoch=1, **{**MEMBERS, "version": 2})
+    third = CopyState(id=ID, topic="t", role="replica", owner="eve", epoch=9, **MEMBERS)
+    await asyncio.gather(  # all in one transaction, or in one after the other before the event loop hears of it
+        receive(copies, (slice_batch(batch, 0, 3), marks[:2]), 0, 3, epochs=epochs[:1]),
+        copies.copies.set_members(copy, second, []),
+        receive(copies, await log(store, 3), 3, 304, epochs=epochs[1:2]),
+        copies.copies.set_epochs(copy, epochs, 1),
+        copies.copies.take_role(copy, third),
+    )
+    assert copy.epochs == tuple(epochs)
+    await copies.close()
+    again = await open_store(tmp_path / "bob", "bob")
+    assert again.by_id[ID].epochs == tuple(epochs)
 
 
 async def test_what_is_cut_off_is_kept_and_its_producers_numbers_are_taken_back(
