@@ -52,6 +52,7 @@ class Copying:
         "_snapshot",
         "_start",
         "_synced",
+        "_told",
         "_whole_to",
         "follows",
         "number",
@@ -91,6 +92,8 @@ class Copying:
         """Whether this copy has all of it; from then on it is stored with the messages that belong to it."""
         self._next_epochs: list[EpochStart] = []
         """Epochs of the owner's log that this one has not reached."""
+        self._told = (0, 0)
+        """What is committed, by the owner's word, and what it keeps; this copy may not reach that far yet."""
 
     # Asking
 
@@ -142,6 +145,7 @@ class Copying:
         self._parts_bytes = 0
         self._snapshot, self._beside = [], []
         self._beside_at, self._synced = 0, False
+        self._told = (0, 0)
 
     def _on_reply(self, asked: int, epoch: int, reply: m.Frame | PubsubError) -> None:
         if asked != self._asked:
@@ -253,16 +257,26 @@ class Copying:
 
     def _begin(self, theirs: tuple[EpochStart, ...], reply: m.Followed) -> None:
         topic = self.topic
-        if topic.committed < min(reply.committed, topic.next_offset):
-            topic.committed = min(reply.committed, topic.next_offset)
-            self.source.node.replicas.save_soon(topic)
-        self.source.node.kept_from(topic, reply.first_offset)
         self._position = self._start = self._whole_to = topic.next_offset
         self._next_epochs = [entry for entry in theirs if entry.start > topic.next_offset]
         self.follows = True
+        self.take_marks(reply.committed, reply.first_offset)
         backlog, self._backlog = self._backlog, []
         for frame in backlog:
             self.on_frame(frame)
+
+    def take_marks(self, committed: int, first_offset: int) -> None:
+        """The owner says how much of its log is committed, and from where on it keeps it."""
+        self._told = max(self._told[0], committed), max(self._told[1], first_offset)
+        if self.follows:
+            self._note_marks()
+
+    def _note_marks(self) -> None:
+        topic, (committed, first_offset) = self.topic, self._told
+        if topic.committed < min(committed, topic.next_offset):
+            topic.committed = min(committed, topic.next_offset)
+            self.source.node.replicas.save_soon(topic)
+        self.source.node.kept_from(topic, first_offset)
 
     def on_frame(self, frame: m.Replicate | m.Beside | m.Ended) -> None:
         """Something came for this subscription."""
@@ -331,6 +345,7 @@ class Copying:
                 return
             if shipped is not None:
                 self.source.report_beside(number, shipped)
+            self._note_marks()
             self.source.report(number, stop, messages, size_bytes)
 
         work = Received(

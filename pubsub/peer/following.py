@@ -205,12 +205,8 @@ class Source:
     def _on_marks(self, frame: m.Marks) -> None:
         for number, committed, first_offset in frame.marks:
             copying = self.by_number.get(number)
-            if copying is not None and copying.follows:
-                topic = copying.topic
-                if topic.committed < min(committed, topic.next_offset):
-                    topic.committed = min(committed, topic.next_offset)
-                    self.node.replicas.save_soon(topic)
-                self.node.kept_from(topic, first_offset)
+            if copying is not None:
+                copying.take_marks(committed, first_offset)
         for number in frame.sound:
             copying = self.by_number.get(number)
             if copying is not None and copying.follows:

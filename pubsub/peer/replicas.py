@@ -343,10 +343,14 @@ class Replicas:
         self._saved_at = self._loop.time()
         topics, self._unsaved = list(self._unsaved.values()), {}
         if topics:
+            left = topics
             try:
-                await self._node.store.copies.save_committed(topics)
+                left = await self._node.store.copies.save_committed(topics)
             except PubsubError as error:
                 log.info("what is committed is written down later: %s", error)
+            for topic in left:
+                if self._node.store.by_id.get(topic.id) is topic:
+                    self.save_soon(topic)
 
     # Proposing
 

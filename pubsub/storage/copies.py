@@ -239,17 +239,19 @@ class Copies:
 
         return cast(T, await self._store.change_file(with_cursor))
 
-    async def save_committed(self, topics: Sequence[Topic]) -> None:
-        """Write down what is committed of replicated topics."""
+    async def save_committed(self, topics: Sequence[Topic]) -> list[Topic]:
+        """Write down what is committed of replicated topics; returns those that were changing hands meanwhile."""
         rows = [(topic.committed, topic.id, topic.epoch) for topic in topics]
+        sql = "UPDATE topics SET committed = max(committed, min(next_offset, ?)) WHERE id = ? AND epoch = ?"
 
-        def change(cursor: sqlite3.Cursor) -> None:
-            cursor.executemany(
-                "UPDATE topics SET committed = max(committed, min(next_offset, ?)) WHERE id = ? AND epoch = ?",
-                rows,
-            )
+        def change(cursor: sqlite3.Cursor) -> list[Topic]:
+            return [
+                topic
+                for topic, row in zip(topics, rows, strict=True)
+                if cursor.execute(sql, row).rowcount != 1
+            ]
 
-        await self._store.step(change, 100 * len(rows))
+        return await self._store.step(change, 100 * len(rows))
 
 
 def _log_epochs(cursor: sqlite3.Cursor, topic: Topic) -> tuple[EpochStart, ...]:

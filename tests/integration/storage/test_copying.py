@@ -120,7 +120,11 @@ async def test_epochs_that_were_received_stay_whatever_else_is_written_down_with
 ) -> None:
     batch, marks = await log(store)
     copy = copies.by_id[ID]
-    epochs = [EpochStart(1, 0, False, "alice"), EpochStart(5, 3, False, "bob"), EpochStart(9, 304, False, "eve")]
+    epochs = [
+        EpochStart(1, 0, False, "alice"),
+        EpochStart(5, 3, False, "bob"),
+        EpochStart(9, 304, False, "eve"),
+    ]
     second = CopyState(id=ID, topic="t", role="replica", owner="alice", epoch=1, **{**MEMBERS, "version": 2})
     third = CopyState(id=ID, topic="t", role="replica", owner="eve", epoch=9, **MEMBERS)
     await asyncio.gather(  # all in one transaction, or in one after the other before the event loop hears of it
