@@ -113,7 +113,7 @@ class DeadLetters:
         """Store the messages of a batch in a topic, with other headers, and run statements in that transaction."""
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
+        def done(_: Append, first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
             if stored.done():
                 return
             if error is not None:

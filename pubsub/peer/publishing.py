@@ -71,7 +71,7 @@ class Publishing:
             return
         count = len(frame.payloads)
 
-        def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
+        def done(append: Append, first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
             if isinstance(error, SequenceError) and topic.replicas:
                 self._doubt(topic, error, answer)
                 return

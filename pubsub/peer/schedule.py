@@ -206,7 +206,7 @@ class Schedule:
         answered: asyncio.Future[bool] = self._loop.create_future()
         messages = part.messages
 
-        def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
+        def done(_: Append, first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
             held = self._held.get(topic.id)
             if held is not None and error is None:
                 held.count -= len(messages)

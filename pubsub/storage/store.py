@@ -280,7 +280,7 @@ class Store:
     def append(self, append: Append) -> None:
         """Add messages to a topic; `append.done` is called once they are on disk, or could not be stored."""
         if self._closed:
-            append.done(0, False, self._closed_error())
+            append.done(append, 0, False, self._closed_error())
             return
         self.queued_bytes += append.size_bytes
         self._writer.submit(append)
@@ -337,7 +337,7 @@ class Store:
     def _answer(self, outcome: Committed) -> None:
         for append, first_offset, duplicate, error in outcome.answers:
             self.queued_bytes -= append.size_bytes
-            append.done(first_offset, duplicate, error)
+            append.done(append, first_offset, duplicate, error)
         for change, error in outcome.changes:
             if change.touched and error is None:
                 self.hold_change(change)

@@ -1,4 +1,4 @@
-"""What the writing thread is asked to do, and what it answers."""
+"""What the writer is asked to do, and what it answers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ class Append(msgspec.Struct, eq=False):
     headers: list[str | None] | None
     payloads: list[bytes | None]
     size_bytes: int
-    done: Callable[[int, bool, PubsubError | None], None]
-    """Called with the first offset, whether it had been stored before, and the error if there is one."""
+    done: Callable[[Append, int, bool, PubsubError | None], None]
+    """Called with this, the first offset, whether it had been stored before, and the error if there is one.
+
+    It is handed over because a function that kept it would be kept by it: only the garbage collector would find them.
+    """
     expect_offset: int = -1
     """Store only if this is the topic's next offset; -1: wherever it is."""
     message_ids: list[str | None] | None = None
@@ -43,7 +46,7 @@ class Append(msgspec.Struct, eq=False):
     statements: Sequence[Statement] = ()
     """Run in the same transaction, if the messages are stored in it."""
     statements_at: Callable[[int], Sequence[Statement]] | None = None
-    """More of them, which need to know the offset of the first message; called in the writing thread."""
+    """More of them, which need to know the offset of the first message; called within the transaction."""
     offsets: list[int] | None = None
     """Set by the writer before it answers: the offset of each message, where they are not consecutive."""
     wide_ids: bool = False

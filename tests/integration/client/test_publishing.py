@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import pubsub
 from pubsub.config import ClientSettings
 from pubsub.errors import LocalProtocolError
+from pubsub.storage.work import Append
 from tests.integration.client.conftest import NOBODY, make_topic
 from tests.proxy import FaultyProxy
 from tests.waiting import wait_until
@@ -34,6 +36,18 @@ async def test_offsets_are_those_of_the_log(peer: pubsub.Peer) -> None:
             range(4, 2500)
         )
     assert await stored(peer) == [b"%d" % n for n in range(2500)]
+
+
+async def test_what_was_published_is_not_left_to_the_garbage_collector(peer: pubsub.Peer) -> None:
+    async with pubsub.Client(peer.address) as client:
+        gc.disable()
+        try:
+            await client.publish_many("a.b", [b"x"] * 5000)
+            await asyncio.gather(*(client.publish("a.b", b"x") for _ in range(100)))
+            await peer.publish("a.b", b"x")
+            await wait_until(lambda: not any(isinstance(found, Append) for found in gc.get_objects()))
+        finally:
+            gc.enable()
 
 
 async def test_keys_headers_and_text_arrive_as_they_were_given(peer: pubsub.Peer) -> None:

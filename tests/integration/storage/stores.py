@@ -41,7 +41,7 @@ def submit(
     """Append; the future gets the first offset and whether it was stored before, once the store answers."""
     answered: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
 
-    def done(first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
+    def done(_: Append, first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
         if answered.done():
             return
         if error is None:

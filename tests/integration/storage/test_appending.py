@@ -70,7 +70,7 @@ async def test_at_the_moment_of_the_answer_another_connection_sees_the_message(s
     seen: list[tuple[int, bool]] = []
     all_answered = asyncio.get_running_loop().create_future()
 
-    def done(first_offset: int, duplicate: bool, error: Any) -> None:
+    def done(_: Append, first_offset: int, duplicate: bool, error: Any) -> None:
         found = ask(
             store.path, "SELECT count(*) FROM messages WHERE topic_id = 1 AND offset = ?", first_offset
         )
@@ -292,10 +292,10 @@ async def test_a_writer_that_cannot_open_its_file_answers_with_the_error(tmp_pat
 
     def committed(outcome: Committed) -> None:
         for work, *_, error in outcome.answers:
-            work.done(0, False, error)
+            work.done(work, 0, False, error)
 
     writer = Writer(engine, tmp_path, StorageSettings(), committed)
-    writer.submit(Append(1, 1, 0, 0, None, None, [b"x"], 1, lambda *answer: answers.put_nowait(answer[2])))
+    writer.submit(Append(1, 1, 0, 0, None, None, [b"x"], 1, lambda *answer: answers.put_nowait(answer[-1])))
     writer.submit(Job(lambda connection: None, lambda result, error: answers.put_nowait(error)))
     for _ in range(2):
         assert "unable to open" in str(await asyncio.wait_for(answers.get(), 5))
