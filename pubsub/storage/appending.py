@@ -1,6 +1,6 @@
 """Storing a group of appends in one transaction: sequences, epochs, offsets, and what goes along with them.
 
-Runs in the writing thread. What it remembers between transactions (ends of topics, producers) is only a copy
+Runs for the writer. What it remembers between transactions (ends of topics, producers) is only a copy
 of what the file has: after a transaction that failed, `forget` it and it is read again.
 """
 

@@ -6,7 +6,7 @@ pays nothing for it. Messages without a key are left alone. Whatever state it is
 from any `compacted_to` that is not beyond what it knows leads to the same end: of two messages of a key, the one with
 the lower offset goes.
 
-Runs in the writing thread, within a transaction that others share.
+Runs for the writer, within a transaction that others share.
 """
 
 from __future__ import annotations

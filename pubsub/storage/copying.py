@@ -48,7 +48,7 @@ _READ = (
 
 
 class Copier:
-    """Stores what copies have received, in the writing thread. What it learns of producers goes into `producers`."""
+    """Stores what copies have received, for the writer. What it learns of producers goes into `producers`."""
 
     def __init__(self, producers: Producers) -> None:
         self._producers = producers

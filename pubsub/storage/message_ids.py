@@ -1,6 +1,6 @@
 """Ids that applications give their messages: which of them are stored already, and where.
 
-Runs in the writing thread, within its transaction. An id is known for the topic's window, and to those behind it
+Runs for the writer, within its transaction. An id is known for the topic's window, and to those behind it
 in the same transaction. What has left the window goes little by little, as new ids come: no timer, no scan.
 """
 

@@ -9,7 +9,7 @@ in both. A state is thus its row, and then the marks from `producers_to` on. Rul
 - A batch that its mark does not tell all of has its producer's row written with it.
 - What leaves the cache has its row written first.
 
-Runs in the writing thread, within a transaction. After one that failed: `forget`.
+Runs for the writer, within a transaction. After one that failed: `forget`.
 """
 
 from __future__ import annotations

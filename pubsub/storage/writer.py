@@ -1,8 +1,11 @@
-"""Group commit: the one thread, with the one connection, that writes to peer.db.
+"""Group commit: the one connection that writes to peer.db, and the thread that does so.
 
 Whatever arrives while a commit runs shares the next one. An append is answered after the commit, that is
 after the fsync (synchronous=FULL). The order of arrival is the order in the log. When a commit fails, nothing
 of its group is stored, everything in it is answered with ReadOnlyError, and the thread goes on.
+
+A little that arrives while the thread has nothing to do is committed by the event loop itself, as long as the disk is
+quick: two changes of threads take as long as such a commit (docs/decisions/0009-small-commits.md).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import queue
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +49,14 @@ LOG_CHECKPOINTS = 2
 RESTART_MILLISECONDS = 100
 """How long a checkpoint may then wait for reads under way to end; publishes wait with it."""
 
+IDLE_SECONDS = 1.0
+"""Without a commit for so long, the write-ahead log is copied into the file."""
+SMALL_BYTES = 4 * KIB
+"""What the event loop commits by itself at most; more is worth the thread."""
+SLOW_COMMIT_SECONDS = 0.002
+"""A commit in the event loop that took longer keeps everybody waiting: ..."""
+SLOW_DISK_SECONDS = 1.0
+"""... for so long, the thread makes all of them."""
 
 _OUR_FAULT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 """Errors of SQLite that say nothing of the disk."""
@@ -54,13 +66,20 @@ class _Stop:
     """Ends the thread, after all that was submitted before."""
 
 
+class _Look:
+    """Has the thread look whether there is something to copy into the file."""
+
+
 Shared = Append | Change | Received | Step
 """What shares a transaction."""
-Work = Shared | Job | _Stop
+Work = Shared | Job | _Look | _Stop
 
 
 class Writer:
-    """The writing thread. Everything but `_run` and below is called in the event loop."""
+    """Commits what is submitted. Everything above `_run` is called in the event loop, `_run` is the thread.
+
+    The connection, and what is remembered of topics, belong to whoever has the lock.
+    """
 
     def __init__(
         self,
@@ -84,17 +103,71 @@ class Writer:
         self._grown = False
         self._unchecked_bytes = 0
         """Written to the WAL since the last checkpoint, about."""
+        self._committed_at = 0.0
+        self._lock = threading.Lock()
+        self._quick = False
+        """Whether the event loop may commit: the thread is well, and has been through a commit."""
+        self._slow_until = 0.0
+        self._submitted = 0
+        """How much the thread has been given and has not answered: the event loop must not overtake it."""
+        self._small: list[Shared] = []
+        """What came in this turn of the event loop, small enough to be committed by it."""
+        self._small_bytes = 0
         self._thread = threading.Thread(target=self._run, name="pubsub-writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Shared | Job) -> None:
         """Have `work` done after all that was submitted before."""
+        if self._submitted == 0 and self._quick and isinstance(work, Append | Change | Received):
+            if not self._small:
+                self._loop.call_soon(self._commit_small)
+            self._small.append(work)
+            self._small_bytes += _size_bytes(work)
+            if self._small_bytes > SMALL_BYTES:
+                self._hand_over()
+            return
+        self._hand_over()
+        self._submitted += 1
         self._queue.put(work)
 
     async def stop(self) -> None:
         """Finish what was submitted and end the thread."""
+        self._hand_over()
         self._queue.put(_Stop())
         await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        """Leave to the thread what came in this turn."""
+        for work in self._small:
+            self._submitted += 1
+            self._queue.put(work)
+        self._small, self._small_bytes = [], 0
+
+    def _commit_small(self) -> None:
+        """Commit what came in this turn, or leave it to the thread if that has the file or the disk is slow."""
+        began = time.monotonic()
+        if not self._small:
+            return
+        if began < self._slow_until or not self._lock.acquire(blocking=False):
+            self._hand_over()
+            return
+        group, size_bytes = self._small, self._small_bytes
+        self._small, self._small_bytes = [], 0
+        try:
+            checkpointed = self._unchecked_bytes == 0
+            outcome = self._commit(group, size_bytes)
+        finally:
+            self._lock.release()
+        if self._committed_at - began > SLOW_COMMIT_SECONDS:
+            self._slow_until = self._committed_at + SLOW_DISK_SECONDS
+        if checkpointed or self._unchecked_bytes >= self._settings.checkpoint_bytes:
+            self._queue.put(_Look())
+        self._committed(outcome)
+
+    def _answer(self, works: int, callback: Callable[..., None], values: tuple[Any, ...]) -> None:
+        """The thread has done so much of what it was given."""
+        self._submitted -= works
+        callback(*values)
 
     # From here on: the writing thread
 
@@ -108,26 +181,30 @@ class Writer:
                 self._cursor.execute(f"PRAGMA journal_size_limit = {most_bytes}").fetchall()
                 beside.watch(self._cursor)
                 try:
-                    self._work()
+                    while self._turn(self._next()):
+                        pass
                 finally:
                     self._cursor.close()  # an open statement would keep the file from being closed
         except Exception as error:
             log.critical("nothing can be written to %s any more", self._path, exc_info=error)
             self._refuse_all(InternalError(f"the thread that writes {self._path} ended: {error}"))
 
-    def _work(self) -> None:
-        while True:
-            work = self._next()
-            if isinstance(work, _Stop):
-                break
+    def _turn(self, work: Work | None) -> bool:
+        """Do a piece of work with what may share its commit, or nothing; returns whether there may be more to do."""
+        with self._lock:
+            self._quick = False
             if isinstance(work, Job):
                 self._do(work)
-            elif work is not None:
-                self._commit(*self._group(work))
+            elif isinstance(work, Shared):
+                group, size_bytes = self._group(work)
+                self._call(len(group), self._committed, self._commit(group, size_bytes))
                 if not self._grown:
                     self._grow_log()
-            self._checkpoint(idle=work is None)
-        self._checkpoint(idle=True)
+            stops = isinstance(work, _Stop)
+            rested = work is None and time.monotonic() - self._committed_at >= IDLE_SECONDS
+            self._checkpoint(idle=stops or rested)
+            self._quick = self._grown and not stops
+            return not stops
 
     def _grow_log(self) -> None:
         """Have the write-ahead log its full size, once there is something to write, and before it matters.
@@ -158,16 +235,16 @@ class Writer:
         self._unchecked_bytes = 0
         while not isinstance(work := self._next(), _Stop):
             if isinstance(work, Job):
-                self._call(work.done, None, error)
-            elif work is not None:
-                self._call(self._committed, _failed([work], error))
+                self._call(1, work.done, None, error)
+            elif isinstance(work, Shared):
+                self._call(1, self._committed, _failed([work], error))
 
     def _next(self) -> Work | None:
         if self._held is not None:
             work, self._held = self._held, None
             return work
         try:
-            return self._queue.get(timeout=1.0 if self._unchecked_bytes else None)
+            return self._queue.get(timeout=IDLE_SECONDS if self._unchecked_bytes else None)
         except queue.Empty:
             return None
 
@@ -175,7 +252,7 @@ class Writer:
         """Everything that waits, up to the size of a group or to the next job; and its size."""
         group, size = [first], _size_bytes(first)
         while size < self._settings.group_bytes and not self._queue.empty():
-            work = self._queue.get_nowait()  # this thread alone takes from the queue
+            work = self._queue.get_nowait()  # the thread alone takes from the queue
             if not isinstance(work, Shared):
                 self._held = work
                 break
@@ -197,9 +274,9 @@ class Writer:
             self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES
         except Exception as error:
             failure = self._undo(error)
-        self._call(job.done, result, failure)
+        self._call(1, job.done, result, failure)
 
-    def _commit(self, group: list[Shared], size_bytes: int) -> None:
+    def _commit(self, group: list[Shared], size_bytes: int) -> Committed:
         assert self._cursor is not None
         try:
             unchecked_bytes = self._unchecked_bytes + COMMIT_PAGES * PAGE_BYTES + size_bytes
@@ -209,7 +286,8 @@ class Writer:
             self._unchecked_bytes = unchecked_bytes
         except Exception as error:
             outcome = _failed(group, self._undo(error))
-        self._call(self._committed, outcome)
+        self._committed_at = time.monotonic()
+        return outcome
 
     def _undo(self, error: Exception) -> PubsubError:
         """Roll back; the error that those concerned are told."""
@@ -243,9 +321,9 @@ class Writer:
         self._appender.forget()
         self._copier.forget()
 
-    def _call(self, callback: Callable[..., None], *values: Any) -> None:
+    def _call(self, works: int, callback: Callable[..., None], *values: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(callback, *values)
+            self._loop.call_soon_threadsafe(self._answer, works, callback, values)
         except RuntimeError:  # the loop was closed under us: nobody is left to tell
             log.warning("the event loop ended before %s was told of a commit", callback)
 
