@@ -43,6 +43,8 @@ from pubsub.protocol.codec import encode_frame
 log = logging.getLogger("pubsub.client")
 
 
+SHARED_MESSAGES = 500
+"""Single messages in one batch at most: of many callers some are stored while others publish again."""
 SILENCE_SECONDS = 1.0
 """The owner of a replicated topic that has not answered for so long may own it no more: an index is asked."""
 
@@ -87,6 +89,9 @@ class Lane:
         self._check_timer: asyncio.TimerHandle | None = None
         self._attempt = 0
         """Counts the owners that were left without a reply: what they say later is not listened to."""
+        self._answered: deque[tuple[OutgoingBatch, m.Published]] = deque()
+        """Stored, and those who wait for it are told in one of the next turns of the loop: one batch in each."""
+        self._telling = False
         self._closed = False
 
     # Taking messages in
@@ -103,7 +108,7 @@ class Lane:
         batch = self._open
         if (
             batch is None
-            or len(batch.payloads) >= self._limits.batch_messages
+            or len(batch.payloads) >= min(SHARED_MESSAGES, self._limits.batch_messages)
             or batch.size_bytes + size_bytes > self._limits.batch_bytes
         ):
             batch = self._open = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds)
@@ -227,7 +232,7 @@ class Lane:
             self._backoff.reset()
             if batch in self._in_flight:
                 self._in_flight.remove(batch)  # the oldest, nearly always
-                batch.succeed(reply)
+                self._tell(batch, reply)
             if self._in_flight or self._queue:
                 if not self._flushing:
                     self._flushing = True
@@ -246,6 +251,25 @@ class Lane:
         if self._trouble is None:
             self._trouble = error
         self._start_recovery()
+
+    def _tell(self, batch: OutgoingBatch, reply: m.Published) -> None:
+        """Tell who waits for a batch, but of one batch in a turn: what they publish next is sent at the end of it.
+
+        So the owner stores the messages of some callers while the others are told.
+        """
+        if batch.whole is not None:  # one waits for all of it
+            batch.succeed(reply)
+        elif self._telling:
+            self._answered.append((batch, reply))
+        else:
+            batch.succeed(reply)
+            self._telling = True
+            self._loop.call_soon(self._tell_next)
+
+    def _tell_next(self) -> None:
+        self._telling = False
+        if self._answered:
+            self._tell(*self._answered.popleft())
 
     # An owner that says nothing
 
@@ -438,6 +462,9 @@ class Lane:
         except TimeoutError:
             log.warning("closing with unacknowledged messages to %s", self.topic)
         self._closed = True
+        while self._answered:
+            batch, reply = self._answered.popleft()
+            batch.succeed(reply)
         self._fail_all(ClosedError("the client was closed before the message was acknowledged"))
         if self._recovery is not None:
             self._recovery.cancel()

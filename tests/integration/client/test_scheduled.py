@@ -416,7 +416,7 @@ async def test_a_file_that_cannot_be_written_to_delays_what_is_due_and_loses_not
     def full(work):  # type: ignore[no-untyped-def]
         nonlocal refused
         refused += 1
-        work.done(0, False, pubsub.ReadOnlyError("the disk is full"))
+        work.done(work, 0, False, pubsub.ReadOnlyError("the disk is full"))
 
     monkeypatch.setattr(peer._node.store, "append", full)
     clock.forward(11)

@@ -50,15 +50,19 @@ async def test_members_go_on_at_the_new_owner_while_messages_are_published(tmp_p
         client = await replicated(site)
         worker = await site.client()
         acknowledged: list[int] = []
+        unsure: set[int] = set()
+        """Was being acknowledged when the owner died: the copies had that by then, or it comes again."""
 
         async def work() -> None:
             async with worker.subscribe("t", group="g", lease_seconds=5) as messages:
                 async for message in messages:
                     try:
                         await message.ack()
-                    except pubsub.PubsubError:
-                        continue
-                    acknowledged.append(message.offset)
+                    except pubsub.LateAcknowledgementError as late:
+                        if late.data["fate_unknown"]:
+                            unsure.add(message.offset)
+                    else:
+                        acknowledged.append(message.offset)
 
         working = asyncio.create_task(work(), name="worker")
         for number in range(50):
@@ -67,8 +71,9 @@ async def test_members_go_on_at_the_new_owner_while_messages_are_published(tmp_p
         await site.kill("alice")
         for number in range(50, 100):
             await client.publish("t", b"%d" % number)
-        await wait_until(lambda: set(acknowledged) == set(range(100)), PATIENCE_SECONDS)
+        await wait_until(lambda: {*acknowledged, *unsure} == set(range(100)), PATIENCE_SECONDS)
         working.cancel()
+        assert len(unsure) <= 1, "it acknowledges one message at a time"
         assert len(acknowledged) == len(set(acknowledged))
 
 
