@@ -237,6 +237,13 @@ class Copying:
         outdated = isinstance(error, NotOwnerError) and epoch != self.topic.epoch
         self.source.later(self, outdated=outdated, error=error)
 
+    def _give_up(self, error: DamagedFileError) -> None:
+        """The file cannot hold this copy any more: it is set aside, and another peer is to get one."""
+        self.stop()
+        self._busy = asyncio.create_task(
+            self.source.node.damaged(self.topic, error.message), name=f"pubsub: {self.topic.name} is damaged"
+        )
+
     def is_sound(self) -> None:
         """The owner says that this copy counts again, although it had lost something."""
         asked = self._asked
@@ -339,6 +346,9 @@ class Copying:
 
         def done(error: PubsubError | None) -> None:
             if self.number != number:
+                return
+            if isinstance(error, DamagedFileError):
+                self._give_up(error)
                 return
             if error is not None:
                 self._failed(error)

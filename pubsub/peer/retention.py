@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 Floor = Callable[[Topic], int | None]
 
-PAUSE = 3.0
+PAUSE = 4.0
 """After a step others have the file to themselves for so many times as long as it took ..."""
 LONGEST_PAUSE_SECONDS = 0.1
 """... or for so long: where a commit takes longer than that, the disk is what is slow."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from pubsub.storage.rows import SIZE
 
-STEP_ROWS = 200
+STEP_ROWS = 128
 """Messages that one step looks at."""
 _LOOKED_UP = 200
 """Keys in one look-up: its SQL is always the same."""

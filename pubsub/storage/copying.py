@@ -21,7 +21,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from pubsub.core.sequence import ProducerState, StoredBatch, replay
-from pubsub.errors import DamagedFileError, NotOwnerError
+from pubsub.errors import DamagedFileError, NotOwnerError, PubsubError
 from pubsub.protocol.batch import batch_bytes, batch_checksum, next_position, slice_batch
 from pubsub.protocol.codec import encode_copy
 from pubsub.protocol.messages import Batch
@@ -62,8 +62,19 @@ class Copier:
     def write(self, cursor: sqlite3.Cursor, works: list[Received], outcome: Committed) -> None:
         """Store what fits its copy, in the transaction that is open; the answers go into `outcome`."""
         for work in works:
-            stored = self._write(cursor, work)
-            outcome.received.append((work, None if stored else _not_the_copy()))
+            error: PubsubError | None = None
+            cursor.execute("SAVEPOINT received")
+            try:
+                if not self._write(cursor, work):
+                    error = _not_the_copy()
+            except sqlite3.IntegrityError:  # where the log ends, there is nothing: the tree is out of order
+                cursor.execute("ROLLBACK TO received")
+                error = DamagedFileError(
+                    f"behind the end of its log, at offset {work.start}, there are rows that should not be there; "
+                    "start the peer once with --set-damaged-aside: copies of other peers fill its topics"
+                )
+            cursor.execute("RELEASE received")
+            outcome.received.append((work, error))
 
     def _write(self, cursor: sqlite3.Cursor, work: Received) -> bool:
         messages = sum(len(batch.payloads) for batch, _ in work.parts)
@@ -78,6 +89,7 @@ class Copier:
         for batch, marks in work.parts:
             for statement, values in plan_copies(work.topic_id, batch, marks):
                 cursor.execute(statement, values)
+        for batch, marks in work.parts:
             self._learn(cursor, work.topic_id, batch, marks)
         for reset, rows in work.beside:
             beside.store(cursor, work.topic_id, rows, reset=reset)

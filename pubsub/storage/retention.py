@@ -16,7 +16,7 @@ from pubsub.config import MIB
 from pubsub.core.retention import Removal
 from pubsub.storage.rows import SIZE
 
-STEP_ROWS = 500
+STEP_ROWS = 128
 """Messages that one step removes at most ..."""
 STEP_BYTES = MIB // 2
 """... and their size, unless it is a single message: the pages of large ones are each looked at."""

@@ -169,6 +169,23 @@ async def test_a_batch_that_was_changed_is_found(store: Store, owned: Topic) -> 
             check_batches("t", msgspec.structs.replace(batch, payloads=payloads), marks)
 
 
+async def test_a_row_behind_the_end_of_a_copy_is_damage_and_holds_up_nothing_else(
+    store: Store, owned: Topic, copies: Store
+) -> None:
+    other = await copies.create(CopyState(id=8, topic="other", role="owner", owner="bob", epoch=1))
+    stray = "INSERT INTO messages (topic_id, offset, published_at, payload) VALUES (7, 200, 1, 'stray')"
+    await copies.change_file(lambda connection: connection.exec_driver_sql(stray))
+    part = await log(store)
+    damaged, stored = await asyncio.gather(
+        receive(copies, part, 0, 304), append(copies, other, [b"x"]), return_exceptions=True
+    )
+    assert isinstance(damaged, DamagedFileError)
+    assert "--set-damaged-aside" in str(damaged)
+    assert stored == 0
+    assert copies.by_id[ID].next_offset == 0
+    assert sorted(row[0] for row in await rows(copies)) == [0, 200]
+
+
 async def test_rows_besides_messages_are_kept_apart_until_the_copy_owns(
     store: Store, owned: Topic, copies: Store
 ) -> None:
