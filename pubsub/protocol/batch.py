@@ -38,14 +38,20 @@ def batch_bytes(batch: Batch) -> int:
 
 
 def batch_checksum(
-    keys: list[str | None] | None, headers: list[str | None] | None, payloads: list[bytes | None]
+    published_us: int,
+    keys: list[str | None] | None,
+    headers: list[str | None] | None,
+    payloads: list[bytes | None],
 ) -> int:
-    """CRC-32 (zlib) of the msgpack array [keys, headers, payloads]; keys, or headers, that are all nil are nil."""
+    """CRC-32 (zlib) of the msgpack array [published_us, keys, headers, payloads].
+
+    Keys, or headers, that are all nil are nil. The messages of a batch have one time.
+    """
     if keys is not None and keys.count(None) == len(keys):
         keys = None
     if headers is not None and headers.count(None) == len(headers):
         headers = None
-    return crc32(_columns_encoder.encode((keys, headers, payloads)))
+    return crc32(_columns_encoder.encode((published_us, keys, headers, payloads)))
 
 
 def message_sizes(batch: Batch) -> list[int]:

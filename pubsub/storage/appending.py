@@ -71,7 +71,9 @@ class _Plan:
         self.starts.append(start)
         if append.payloads:
             self.marks += [None] * (self.end - self.first - len(self.marks))
-            self.marks.append(encode_mark(append.keys, append.headers, append.payloads, *sender))
+            self.marks.append(
+                encode_mark(self.published_us, append.keys, append.headers, append.payloads, *sender)
+            )
             self.end += len(append.payloads)
 
 

@@ -222,7 +222,9 @@ def check_batches(topic: str, batch: Batch, marks: Marks) -> None:
         DamagedFileError: one does not fit its mark.
     """
     for text, part in whole_batches(batch, marks):
-        if batch_checksum(part.keys, part.headers, part.payloads) != decode_mark(text).checksum:
+        times = part.published_us if isinstance(part.published_us, list) else [part.published_us]
+        checksum = batch_checksum(times[0], part.keys, part.headers, part.payloads)
+        if checksum != decode_mark(text).checksum or times.count(times[0]) < len(times):
             raise DamagedFileError(
                 f"a batch of topic {topic} at offset {part.first_offset} does not fit its checksum"
             )

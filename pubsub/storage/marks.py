@@ -28,6 +28,7 @@ decode_mark = msgspec.json.Decoder(Mark).decode
 
 
 def encode_mark(
+    published_us: int,
     keys: list[str | None] | None,
     headers: list[str | None] | None,
     payloads: list[bytes | None],
@@ -35,4 +36,4 @@ def encode_mark(
     sequence: int,
 ) -> str:
     """The mark of a batch with these columns."""
-    return f"[{len(payloads)},{batch_checksum(keys, headers, payloads)},{producer},{sequence}]"
+    return f"[{len(payloads)},{batch_checksum(published_us, keys, headers, payloads)},{producer},{sequence}]"

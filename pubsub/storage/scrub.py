@@ -151,8 +151,9 @@ class _Reading:
         self._mark, self._batch = None, []
         if mark is None or len(rows) != mark.messages:
             return
-        _, _, keys, headers, payloads, _ = map(list, zip(*rows, strict=True))
-        if batch_checksum(keys, headers, payloads) != mark.checksum:
+        _, times, keys, headers, payloads, _ = map(list, zip(*rows, strict=True))
+        checksum = batch_checksum(times[0], keys, headers, payloads)
+        if checksum != mark.checksum or times.count(times[0]) < len(times):
             raise _Damage(f"the batch at offset {rows[0][0]} does not fit its checksum")
 
     def _end_range(self, stop: int) -> None:

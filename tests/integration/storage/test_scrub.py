@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pubsub.errors import DamagedFileError
+from pubsub.storage.copying import read_encoded
 from pubsub.storage.schema import PAGE_BYTES
 from pubsub.storage.scrub import Range, Scrubbed, scrub
 from pubsub.storage.store import Store
@@ -81,6 +82,17 @@ async def test_a_flipped_byte_of_a_payload_is_found_at_its_batch_and_changes_the
     assert (found.ranges[7].start, found.ranges[7].digest) == (700, -1)
     behind = await look(store, topic, start=found.stop, step=100)
     assert (behind.damaged_at, behind.ranges) == (None, before.ranges[8:])
+    await store.close()
+
+
+@pytest.mark.parametrize("which", ["offset = 777", "offset BETWEEN 750 AND 799"])
+async def test_a_time_that_has_changed_is_damage(tmp_path: Path, which: str):
+    path = await fill(tmp_path)
+    change(path, f"UPDATE messages SET published_at = published_at + 256 WHERE {which}")
+    store = await Store.open(tmp_path, "alice")
+    assert (await look(store, store.topics["t"])).damaged_at == 750
+    with pytest.raises(DamagedFileError, match="offset 750 does not fit its checksum"):
+        await store.look(read_encoded, "t", 7, 0, 1500, 1500, 10**9)
     await store.close()
 
 

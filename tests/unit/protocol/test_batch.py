@@ -117,11 +117,13 @@ def test_text_that_is_no_object_of_texts_is_refused(text: str):
 
 def test_the_checksum_of_a_batch_is_what_the_documentation_says_byte_by_byte() -> None:
     encoded = (
-        b"\x93" + b"\x92\xa1k\xc0" + b"\xc0" + b"\x92\xc4\x02hi\xc0"
-    )  # [["k", nil], nil, [bin "hi", nil]]
-    assert batch_checksum(["k", None], None, [b"hi", None]) == crc32(encoded)
+        b"\x94" + b"\x07" + b"\x92\xa1k\xc0" + b"\xc0" + b"\x92\xc4\x02hi\xc0"
+    )  # [7, ["k", nil], nil, [bin "hi", nil]]
+    assert batch_checksum(7, ["k", None], None, [b"hi", None]) == crc32(encoded)
 
 
 def test_a_column_of_nothing_counts_as_no_column() -> None:
-    assert batch_checksum([None, None], [None, None], [b"a", b""]) == batch_checksum(None, None, [b"a", b""])
-    assert batch_checksum(["", None], None, [b"a", b""]) != batch_checksum(None, None, [b"a", b""])
+    assert batch_checksum(7, [None, None], [None, None], [b"a", b""]) == batch_checksum(
+        7, None, None, [b"a", b""]
+    )
+    assert batch_checksum(7, ["", None], None, [b"a", b""]) != batch_checksum(7, None, None, [b"a", b""])

@@ -287,7 +287,7 @@ def test_each_batch_has_a_mark_with_its_length_checksum_and_sender(groups: list[
     assert [(mark.messages, mark.producer, mark.sequence) for mark, _ in found] == expected
     for mark, batch in found:
         assert mark.messages == len(batch.payloads)
-        assert mark.checksum == batch_checksum(batch.keys, batch.headers, batch.payloads)
+        assert mark.checksum == batch_checksum(batch.published_us, batch.keys, batch.headers, batch.payloads)
     cursor.connection.close()
 
 
