@@ -307,6 +307,7 @@ async def test_a_member_that_does_not_read_keeps_nothing_from_the_others(
     await peer.publish_many(TOPIC, [b"x"] * 10)
     await wait_until(lambda: {offset for offset, _ in eager.got} >= set(range(40, 50)))
     stuck.link.release_reading("test")
+    await wait_until(lambda: all(c.writable for c in peer._server.connections))
     await peer.publish_many(TOPIC, [b"x"] * 20)
     await wait_until(lambda: any(offset >= 50 for offset, _ in stuck.got))
 
