@@ -45,6 +45,7 @@ class Publisher:
         self._supply: Supply | None = None
         self._calling: asyncio.Task[None] | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     @property
     def acknowledged(self) -> int:
@@ -59,6 +60,8 @@ class Publisher:
         """Publish until the time is over, or `stop`."""
         await asyncio.sleep((began_ns - time.monotonic_ns()) / 1e9)
         self._supply = self._make_supply(began_ns)
+        if self._stopped:  # before it began
+            self._supply.stop()
         self._calling = asyncio.create_task(self._call_all(self._supply), name="pubsub: bench publisher")
         try:
             await asyncio.wait((self._calling,))
@@ -72,6 +75,7 @@ class Publisher:
 
     def stop(self) -> None:
         """Begin no more calls, and give those under way a moment."""
+        self._stopped = True
         if self._supply is not None and self._calling is not None and self._patience is None:
             self._supply.stop()
             self._patience = asyncio.get_running_loop().call_later(FINISH_SECONDS, self._calling.cancel)

@@ -138,8 +138,6 @@ class Bench:
         for workers in (self._subscribers, self._publishers):
             await _all(worker.start() for worker in workers)
             await _all(worker.ready() for worker in workers)
-        if self._stopped:  # a cancellation that whatever was under way then has taken for its own
-            raise asyncio.CancelledError
         began_ns = time.monotonic_ns() + round(LEAD_SECONDS * 1e9)
         async with asyncio.TaskGroup() as tasks:
             showing = tasks.create_task(self._show(began_ns), name="pubsub: bench show")
