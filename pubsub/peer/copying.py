@@ -240,9 +240,16 @@ class Copying:
     def _give_up(self, error: DamagedFileError) -> None:
         """The file cannot hold this copy any more: it is set aside, and another peer is to get one."""
         self.stop()
-        self._busy = asyncio.create_task(
-            self.source.node.damaged(self.topic, error.message), name=f"pubsub: {self.topic.name} is damaged"
-        )
+        asked = self._asked
+
+        async def set_aside() -> None:
+            try:
+                await self.source.node.damaged(self.topic, error.message)
+            except PubsubError as failure:
+                if asked == self._asked:
+                    self._failed(failure)
+
+        self._busy = asyncio.create_task(set_aside(), name=f"pubsub: {self.topic.name} is damaged")
 
     def is_sound(self) -> None:
         """The owner says that this copy counts again, although it had lost something."""
