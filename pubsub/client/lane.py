@@ -60,6 +60,7 @@ class Lane:
         self._routes = routes
         self._settings = settings
         self._limits = limits
+        self._shared_messages = min(SHARED_MESSAGES, limits.batch_messages)
         self._loop = asyncio.get_running_loop()
         self._queue: deque[OutgoingBatch] = deque()
         self._in_flight: deque[OutgoingBatch] = deque()
@@ -108,7 +109,7 @@ class Lane:
         batch = self._open
         if (
             batch is None
-            or len(batch.payloads) >= min(SHARED_MESSAGES, self._limits.batch_messages)
+            or len(batch.payloads) >= self._shared_messages
             or batch.size_bytes + size_bytes > self._limits.batch_bytes
         ):
             batch = self._open = OutgoingBatch(self._loop.time() + self._settings.timeout_seconds)

@@ -212,7 +212,7 @@ class Copies:
 
         removed, bounds = await self._change(change)
         topic.first_offset, topic.next_offset, topic.committed, topic.messages, topic.size_bytes = bounds
-        topic.epochs = tuple(entry for entry in topic.epochs if entry.start <= offset)
+        topic.epochs = reached(topic.epochs, offset)
         return removed
 
     async def begin_at(self, topic: Topic, offset: int, epochs: Sequence[EpochStart], epoch: int) -> None:

@@ -23,6 +23,17 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     producer: int
     sequence: int
 
+    def fits(
+        self,
+        times: list[int],
+        keys: list[str | None] | None,
+        headers: list[str | None] | None,
+        payloads: list[bytes | None],
+    ) -> bool:
+        """Whether a whole batch is as it was stored; its messages have one time."""
+        checksum = batch_checksum(times[0], keys, headers, payloads)
+        return checksum == self.checksum and times.count(times[0]) == len(times)
+
 
 decode_mark = msgspec.json.Decoder(Mark).decode
 

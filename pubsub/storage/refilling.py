@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection
 
+from pubsub.core.epochs import reached
 from pubsub.storage.copying import cut
 from pubsub.storage.topic import Topic
 
@@ -45,7 +46,7 @@ async def take_back(store: Store, topic: Topic, offset: int) -> int:
         count, bounds = await store.change_file(change)
         removed += count
         topic.first_offset, topic.next_offset, topic.committed, topic.messages, topic.size_bytes = bounds
-        topic.epochs = tuple(entry for entry in topic.epochs if entry.start <= topic.next_offset)
+        topic.epochs = reached(topic.epochs, topic.next_offset)
     return removed
 
 

@@ -19,7 +19,6 @@ from zlib import crc32
 import msgspec
 from sqlalchemy import Connection
 
-from pubsub.protocol.batch import batch_checksum
 from pubsub.storage.marks import Mark, decode_mark
 
 Row = tuple[int, int, str | None, str | None, bytes | None, str | None]
@@ -152,8 +151,7 @@ class _Reading:
         if mark is None or len(rows) != mark.messages:
             return
         _, times, keys, headers, payloads, _ = map(list, zip(*rows, strict=True))
-        checksum = batch_checksum(times[0], keys, headers, payloads)
-        if checksum != mark.checksum or times.count(times[0]) < len(times):
+        if not mark.fits(times, keys, headers, payloads):
             raise _Damage(f"the batch at offset {rows[0][0]} does not fit its checksum")
 
     def _end_range(self, stop: int) -> None:

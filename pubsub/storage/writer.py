@@ -76,7 +76,7 @@ Work = Shared | Job | _Look | _Stop
 
 
 class Writer:
-    """Commits what is submitted. Everything above `_run` is called in the event loop, `_run` is the thread.
+    """Commits what is submitted. Everything above `_run` is called in the event loop, `_run` in the thread.
 
     The connection, and what is remembered of topics, belong to whoever has the lock.
     """
@@ -169,7 +169,7 @@ class Writer:
         self._submitted -= works
         callback(*values)
 
-    # From here on: the writing thread
+    # From here on: the writing thread; commits are made by whoever has the lock
 
     def _run(self) -> None:
         try:
