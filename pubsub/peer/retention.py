@@ -2,7 +2,7 @@
 
 Every `retention_seconds`, or as soon as a topic has grown beyond its limits, it looks at each topic (arithmetic in
 memory), and where something may go it does steps in turn until nothing may. A step shares a group commit; after each
-comes a pause of three times as long as the step took, so at most one commit in four carries one. Where publishers are
+comes a pause of four times as long as the step took, so at most one commit in five carries one. Where publishers are
 faster than that, steps grow until they keep up: what is beyond `max_bytes` or `max_messages` is what is published
 during a few commits.
 

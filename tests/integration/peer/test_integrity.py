@@ -217,6 +217,23 @@ async def test_verify_says_for_each_range_of_each_copy_whether_it_is_equal(tmp_p
         assert (bob.problem, bob.sound) == ("its peer is away", False)
 
 
+async def test_a_copy_whose_file_has_rows_behind_its_end_is_set_aside_and_the_others_go_on(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await filled(site)
+        store = site.peers["carol"]._node.store
+        topic = store.topics["t"]
+        with contextlib.closing(sqlite3.connect(store.path)) as connection:
+            connection.execute(
+                "INSERT INTO messages (topic_id, offset, published_at, payload) VALUES (?, ?, 1, x'00')",
+                (topic.id, topic.next_offset + 1),
+            )
+            connection.commit()
+        assert await client.publish_many("t", [b"x"] * 5) == list(range(len(MESSAGES), len(MESSAGES) + 5))
+        await wait_until(lambda: "t" not in store.topics, 20, "carol's copy is set aside")
+        assert "--set-damaged-aside" in str(topic.set_aside)
+        assert site.held("bob", "t").next_offset == len(MESSAGES) + 5
+
+
 async def test_verify_finds_damage_that_is_then_mended(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await filled(site)
