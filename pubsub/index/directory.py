@@ -146,8 +146,8 @@ class Directory:
 
 
 def _merged(topic: TopicInfo, held: TopicInfo | None) -> TopicInfo:
-    if held is None:
-        return topic
+    if held is None or (held.owner, held.epoch) != (topic.owner, topic.epoch):
+        return topic  # it has not taken the topic up yet, and knows of it what a copy knows
     return msgspec.structs.replace(
         topic,
         next_offset=held.next_offset,

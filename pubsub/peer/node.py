@@ -164,7 +164,7 @@ class Node:
             online=True,
             replicas=topic.replicas or [topic.owner],
             in_sync=topic.in_sync or [topic.owner],
-            next_offset=topic.committed,
+            next_offset=topic.latest,
             first_offset=topic.first_offset,
             created_at=iso_from_us(topic.created_us),
             policy=topic.policy,

@@ -27,7 +27,7 @@ async def find_position(
         OffsetOutOfRangeError: it lies before the first kept offset or beyond the next one.
     """
     if start == m.LATEST:
-        return topic.committed
+        return topic.latest
     if start == m.EARLIEST:
         return topic.first_offset
     if start == m.AT_TIME:

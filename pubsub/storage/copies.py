@@ -91,6 +91,7 @@ class Copies:
         def committed(result: tuple[int, tuple[EpochStart, ...]]) -> None:
             topic.role, topic.owner, topic.epoch = copy.role, copy.owner, copy.epoch
             topic.next_offset, topic.epochs = result
+            topic.taken_up_at = topic.next_offset if owns else 0
             topic.proposal = None
             _take_members(topic, copy)
 

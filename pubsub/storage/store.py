@@ -260,6 +260,8 @@ class Store:
                 values[names] = decode_names(values[names])
             values["configs"] = decode_configs(values["configs"])
             values["proposal"] = decode_proposal(values["proposal"])
+            if values["role"] == OWNER:
+                values["taken_up_at"] = values["next_offset"]
             self._hold(Topic(**values))
         for topic_id, epochs in load_epochs(connection).items():
             self.by_id[topic_id].epochs = epochs

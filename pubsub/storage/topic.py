@@ -53,6 +53,8 @@ class Topic(msgspec.Struct, kw_only=True):
     """As a copy: what lies below it is kept by the owner no more, as far as it has told. Not in the file."""
     epochs: tuple[EpochStart, ...] = ()
     """At which offset each epoch of this log began, the oldest first; see `log_epochs`."""
+    taken_up_at: int = 0
+    """As the owner: where the log ended when this peer took it up, after a start or from another. Not in the file."""
     compacted_to: int = 0
     """Below it the compactor knows the latest message of each key; -1: compaction is off, what it knew is deleted."""
 
@@ -60,6 +62,15 @@ class Topic(msgspec.Struct, kw_only=True):
     def owned(self) -> bool:
         """Whether this peer may append to it."""
         return self.role == OWNER
+
+    @property
+    def latest(self) -> int:
+        """Behind all that was committed until now: `committed`, or further as long as an owner cannot know that yet.
+
+        What its log held when it took it up may have been committed, and been read. Copies say so within a moment; who
+        asks for what is new meanwhile is not to get it again (as KIP-207 has it, where such a question is refused).
+        """
+        return max(self.committed, self.taken_up_at)
 
     @property
     def log_epochs(self) -> tuple[EpochStart, ...]:

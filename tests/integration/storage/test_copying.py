@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from pubsub.core.epochs import EpochStart
 from pubsub.errors import DamagedFileError, NotOwnerError, PubsubError, SequenceError
+from pubsub.peer.positions import find_position
 from pubsub.protocol.batch import slice_batch
-from pubsub.protocol.messages import Batch, CopyState
+from pubsub.protocol.messages import LATEST, Batch, CopyState
 from pubsub.storage.copying import check_batches, read_log
 from pubsub.storage.store import Store
 from pubsub.storage.topic import Topic
@@ -113,6 +114,25 @@ async def test_a_copy_that_becomes_the_owner_knows_its_producers_and_appends_beh
     with pytest.raises(NotOwnerError):  # the same epoch once more
         await copies.copies.take_role(copy, CopyState(id=ID, topic="t", role="replica", owner="eve", epoch=9))
     assert copy.committed == 304
+
+
+async def test_what_an_owner_took_up_is_not_new_although_it_does_not_know_yet_that_it_is_committed(
+    store: Store, owned: Topic, copies: Store, open_store: OpenStore, tmp_path: Path
+) -> None:
+    await receive(copies, await log(store), 0, 304, committed=3)
+    copy = copies.by_id[ID]
+    assert copy.latest == 3
+    own = CopyState(id=ID, topic="t", role="owner", owner="bob", epoch=9, **MEMBERS)
+    await copies.copies.take_role(copy, own)
+    await append(copies, copy, [b"new"])
+    await copies.close()
+    again = await open_store(tmp_path / "bob", "bob")
+    for taken_up, at in ((copy, 304), (again.by_id[ID], 305)):
+        assert (taken_up.committed, taken_up.next_offset) == (3, 305)
+        assert await find_position(again, taken_up, LATEST, 0) == taken_up.latest == at
+    follow = CopyState(id=ID, topic="t", role="replica", owner="eve", epoch=10, **MEMBERS)
+    await again.copies.take_role(again.by_id[ID], follow)
+    assert again.by_id[ID].latest == 3
 
 
 async def test_epochs_that_were_received_stay_whatever_else_is_written_down_with_them(
