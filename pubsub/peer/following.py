@@ -44,11 +44,11 @@ class Following:
         self._sources: dict[str, Source] = {}
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._asked_at: dict[int, float] = {}
-        self._closed = False
+        self._leaving = False
 
     def begin(self, topic: Topic) -> None:
         """Follow the owner of a copy."""
-        if self._closed or not topic.owner or topic.owner == self.node.name:
+        if self._leaving or not topic.owner or topic.owner == self.node.name:
             return
         source = self._sources.get(topic.owner)
         if source is None:
@@ -88,6 +88,10 @@ class Following:
         except PubsubError as error:
             log.debug("nobody says who owns topic %s: %s", topic.name, error)
 
+    def leave(self) -> None:
+        """Begin to follow nobody any more: this peer is about to stop, and who has it in sync would wait for it."""
+        self._leaving = True
+
     def link(self, topic: Topic) -> Link | None:
         """The connection to the owner of a copy, while it follows."""
         source = self._sources.get(topic.owner)
@@ -100,7 +104,7 @@ class Following:
 
     async def close(self) -> None:
         """Follow nobody any more. Idempotent."""
-        self._closed = True
+        self.leave()
         sources, self._sources = list(self._sources.values()), {}
         asking = list(self._asking.values())
         for source in sources:

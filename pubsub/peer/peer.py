@@ -207,6 +207,7 @@ class Peer(Client):
             return
         # 1. Nobody new; others take over what they have copies of; and the index sends nobody here any more.
         self._server.stop_accepting()
+        self._node.following.leave()
         await self._node.handing_over.hand_over_all(HAND_OVER_SECONDS)
         if self._registering is not None:
             self._registering.cancel()

@@ -85,6 +85,19 @@ async def test_a_peer_that_stops_hands_its_topics_over_within_a_second(tmp_path:
         assert [row[4] for row in rows] == [b"%d" % number for number in range(count)]
 
 
+async def test_an_owner_that_is_about_to_stop_does_not_join_the_copies_of_its_successor(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await client.publish("t", b"before")
+        alice = site.peers["alice"]._node
+        alice.following.leave()
+        await alice.handing_over.hand_over_all(5)
+        await wait_until(lambda: site.held("alice", "t").role == "replica")
+        await client.publish_many("t", [b"after"] * 5)
+        assert site.held(site.owner("t"), "t").in_sync == ["bob", "carol"]
+        assert site.held("alice", "t").next_offset == 1
+
+
 async def test_an_owner_that_comes_back_follows_and_what_it_alone_had_is_kept_as_orphans(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await replicated(site)
