@@ -152,6 +152,9 @@ async def _settle(cluster: Cluster, client: pubsub.Client, load: Workload, histo
     def all_read() -> bool:
         return all(offset >= load.end[topic] for (topic, _), offset in load.read_to.items())
 
+    async def sound() -> bool:
+        return all(part.sound for topic in load.topics for part in await client.verify(topic))
+
     async def equal() -> bool:
         for topic in load.topics:
             holders = (await client.topic(topic)).replicas
@@ -168,6 +171,7 @@ async def _settle(cluster: Cluster, client: pubsub.Client, load: Workload, histo
         (all_whole, "all copies in sync"),
         (lambda: _publish_last(load), "a last publish to each topic"),
         (all_read, "every subscriber has read what was acknowledged"),
+        (sound, "all copies fit their checksums and each other, as verify reads them"),
         (equal, "the copies' files are equally long, and read to the end"),
     ):
         try:
