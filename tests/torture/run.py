@@ -153,7 +153,8 @@ async def _settle(cluster: Cluster, client: pubsub.Client, load: Workload, histo
         return all(offset >= load.end[topic] for (topic, _), offset in load.read_to.items())
 
     async def sound() -> bool:
-        return all(part.sound for topic in load.topics for part in await client.verify(topic))
+        parts = [part for topic in load.topics for part in await client.verify(topic)]
+        return all(part.sound for part in parts)
 
     async def equal() -> bool:
         for topic in load.topics:
