@@ -82,26 +82,30 @@ def _database(directory: str) -> sqlite3.Connection:
     return connection
 
 
-def _fill(connection: sqlite3.Connection, messages: list[bytes], rows_per_commit: int) -> None:
+def _fill(
+    connection: sqlite3.Connection, messages: list[bytes], rows_per_commit: int, topics: int = 1
+) -> None:
+    """Store messages, as many of each topic in each commit."""
     now_us = time.time_ns() // 1000
+    each = rows_per_commit // topics
     for start in range(0, len(messages), rows_per_commit):
-        part = messages[start : start + rows_per_commit]
+        part, first = messages[start : start + rows_per_commit], start // topics
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            _INSERT, [(_TOPIC, offset, now_us, message) for offset, message in enumerate(part, start)]
-        )
+        for topic in range(topics):
+            rows = enumerate(part[topic * each : (topic + 1) * each], first)
+            connection.executemany(_INSERT, [(_TOPIC + topic, offset, now_us, row) for offset, row in rows])
         connection.execute("COMMIT")
 
 
 async def sqlite_insert(
-    cue: Cue, *, directory: str, count: int, size_bytes: int, rows_per_commit: int
+    cue: Cue, *, directory: str, count: int, size_bytes: int, rows_per_commit: int, topics: int = 1
 ) -> dict[str, Any]:
     """`executemany` of rows like the peer's into its table."""
     connection = _database(directory)
     messages = payloads(0, count, size_bytes)
     await cue.ready()
     cpu, began = time.process_time(), time.perf_counter()
-    _fill(connection, messages, rows_per_commit)
+    _fill(connection, messages, rows_per_commit, topics)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     connection.close()
     return {"seconds": seconds, "cpu_seconds": cpu}

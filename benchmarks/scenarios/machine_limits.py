@@ -11,8 +11,10 @@ RATE = "messages/s"
 CPU = "CPU, µs/row"
 
 
-def sqlite_insert(count: Callable[[Stage], int], size_bytes: int, rows_per_commit: int = 1000) -> Subject:
-    """Rows stored with sqlite3 itself."""
+def sqlite_insert(
+    count: Callable[[Stage], int], size_bytes: int, rows_per_commit: int = 1000, topics: int = 1
+) -> Subject:
+    """Rows stored with sqlite3 itself; with many topics, as many of each in a commit."""
 
     async def measure(stage: Stage) -> Figures:
         messages = count(stage)
@@ -22,12 +24,14 @@ def sqlite_insert(count: Callable[[Stage], int], size_bytes: int, rows_per_commi
             count=messages,
             size_bytes=size_bytes,
             rows_per_commit=rows_per_commit,
+            topics=topics,
         )
         found = await worker.run()
         return {RATE: messages / found["seconds"], CPU: found["cpu_seconds"] / messages * 1e6}
 
     rows = "1 row" if rows_per_commit == 1 else f"{rows_per_commit:,} rows"
-    return Subject(name=f"limit: sqlite3.executemany, {rows} a commit", measure=measure)
+    where = f", to {topics:,} topics" if topics > 1 else ""
+    return Subject(name=f"limit: sqlite3.executemany, {rows} a commit{where}", measure=measure)
 
 
 def sqlite_read(count: Callable[[Stage], int], size_bytes: int) -> Subject:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from benchmarks.readings import Figures, Ratio, Scenario, Subject, Target
 from benchmarks.scenarios.live import one_to
-from benchmarks.scenarios.machine_limits import RATE
+from benchmarks.scenarios.machine_limits import RATE, sqlite_insert
 from benchmarks.stage import Stage, cpu_figures
 from benchmarks.systems.all import NATS_DEFAULT, OURS, REDIS_ALWAYS, REDIS_EVERYSEC, portion, subjects
 from benchmarks.systems.names import System, reference
+from benchmarks.systems.ours import WINDOW_MESSAGES
 
 SIZE_BYTES = 100
 TOPICS = 1000
 ONE = "pubsub, one topic"
 OVER_ONE = "rate / one topic"
+RAW_ONE, RAW_MANY = (
+    sqlite_insert(lambda stage: stage.size(300_000, WINDOW_MESSAGES), SIZE_BYTES, WINDOW_MESSAGES, topics)
+    for topics in (1, TOPICS)
+)
+"""What SQLite itself loses when the rows of a commit belong to many topics: their places in its tree lie apart."""
 
 
 async def measure(system: System, stage: Stage) -> Figures:
@@ -56,8 +62,13 @@ scenario = Scenario(
     subjects=(
         *subjects(measure, (REDIS_ALWAYS, REDIS_EVERYSEC, NATS_DEFAULT), quick=False),
         Subject(name=ONE, measure=one_topic),
+        RAW_MANY,
+        RAW_ONE,
     ),
-    ratios=(Ratio(subject=OURS.name, metric=RATE, over=(ONE, RATE), name=OVER_ONE),),
+    ratios=(
+        Ratio(subject=OURS.name, metric=RATE, over=(ONE, RATE), name=OVER_ONE),
+        Ratio(subject=RAW_MANY.name, metric=RATE, over=(RAW_ONE.name, RATE), name=OVER_ONE),
+    ),
     targets=(Target(subject=OURS.name, metric=OVER_ONE, at_least=0.7),),
     plots=(RATE,),
 )

@@ -29,6 +29,8 @@ log = logging.getLogger("pubsub.peer")
 
 READS_AT_ONCE = 2
 """Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
+REST = 1.5
+"""After a read from disk, while others publish: so many times as long as it took, so that they keep most of their rate."""
 
 
 class Delivery:
@@ -164,8 +166,9 @@ class Delivery:
         self._missing_bytes = 0
 
     async def _read(self) -> None:
-        """Read a chunk from disk, of no more than may be sent, and send it."""
+        """Read a chunk from disk, of no more than may be sent, and send it; rest as long while others publish."""
         topic, stop = self.feed.topic, self.feed.topic.committed
+        began = time.monotonic()
         try:
             batch = await self._store.read(topic, self.position, self._window.messages, self._window.bytes)
             if self._ended:
@@ -179,6 +182,8 @@ class Delivery:
             for part in cut(batch, limits.batch_messages, limits.batch_bytes):
                 if not self._send_part(part):  # never the part after one that was not sent whole
                     break
+            if self._store.busy:
+                await asyncio.sleep(REST * (time.monotonic() - began))
         except PubsubError as error:
             self.end(error)
         except Exception:
