@@ -44,12 +44,18 @@ async def publish_many(
 
 
 async def publish_for(
-    cue: Cue, *, running: dict[str, Any], stream: int, seconds: float, size_bytes: int
+    cue: Cue,
+    *,
+    running: dict[str, Any],
+    stream: int,
+    seconds: float,
+    size_bytes: int,
+    portions: int = PORTIONS,
 ) -> dict[str, Any]:
-    """Portions in one call each, two under way, until the time is over; reports when each was acknowledged."""
+    """Portions in one call each, two under way, until the time or they are over; reports when each was acknowledged."""
     publisher = driver(running)
     await publisher.open()
-    messages = payloads(stream, PORTIONS * PORTION, size_bytes)
+    messages = payloads(stream, portions * PORTION, size_bytes)
     await cue.ready()
     clock = Clock()
     done: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from benchmarks.readings import Scenario
 from benchmarks.scenarios import (
     callers,
+    catch_up,
     crowd,
     failover,
     fan_out,
@@ -33,7 +34,9 @@ SCENARIOS: dict[str, Scenario] = {
         callers.scenario,
         many_topics.scenario,
         crowd.scenario,
-        *replication.scenarios,
+        replication.cost,
+        catch_up.scenario,
+        replication.at_rest,
         *failover.scenarios,
         growth.scenario,
         index.scenario,

@@ -1,4 +1,4 @@
-"""What copies cost: publishing, one publish, a copy that comes back, and 10,000 topics at rest.
+"""What copies cost: publishing, one publish, and 10,000 topics at rest.
 
 All three peers are on this machine, and share its cores and its disk: copies on machines of their own would not.
 """
@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
 
 from benchmarks.readings import (
     Figures,
     Ratio,
-    RunFailedError,
     Scenario,
     Subject,
     Target,
     latency_figures,
-    rate,
 )
 from benchmarks.scenarios.live import one_to
 from benchmarks.scenarios.machine_limits import RATE
 from benchmarks.stage import Stage
 from benchmarks.systems.all import subject
-from benchmarks.systems.copies import COPIES, System, compare_copies, in_sync, start_cluster, where
+from benchmarks.systems.copies import COPIES, System, start_cluster, where
 from benchmarks.systems.names import System as AnySystem
 from benchmarks.systems.names import reference
-from benchmarks.systems.ours import TOPIC, start_peer
+from benchmarks.systems.ours import TOPIC
 
 SIZE_BYTES = 100
 SINGLE, COPIED = System(1), System(COPIES)
@@ -52,61 +49,6 @@ async def _cost(system: AnySystem, stage: Stage) -> Figures:
         )
         found = await publisher.run()
     return figures | latency_figures("publish", found["seconds"])
-
-
-BACK = "back in sync after, s"
-CAUGHT_UP = "catches up, messages/s"
-KEPT = "publishing rate while it catches up / before"
-BEHIND = 500_000
-AWAY_SECONDS = 2.0
-ALONE, BESIDE = "a follower returns", "a follower returns, publishing beside it"
-
-
-async def _return(publishing: bool, stage: Stage) -> Figures:
-    """A follower ends, misses messages, and is started again: from its registration until it is in sync."""
-    missed = stage.size(BEHIND, 50_000)
-    cluster = await start_cluster(stage, policy={"replica_lag_seconds": AWAY_SECONDS})
-    running = {"system": "pubsub", "where": where(cluster)}
-    await cluster.peers[cluster.last].end()
-    await in_sync(cluster.index, 1, COPIES - 1)
-    filling = await stage.worker("publish-many", running=running, count=missed, size_bytes=SIZE_BYTES)
-    await filling.run()
-    publisher = None
-    if publishing:
-        seconds = stage.size(16, 8)
-        publisher = await stage.worker(
-            "publish-for", running=running, stream=1, seconds=seconds, size_bytes=SIZE_BYTES
-        )
-        await publisher.ready()
-        publisher.go()
-        await asyncio.sleep(seconds / 4)
-    started_ns = time.monotonic_ns()
-    await start_peer(stage, cluster.index, cluster.last)
-    returned_ns = time.monotonic_ns()
-    await in_sync(cluster.index, 1)
-    caught_up_ns = time.monotonic_ns()
-    figures: Figures = {BACK: (caught_up_ns - returned_ns) / 1e9}
-    counts = [missed]
-    if publisher is None:
-        figures[CAUGHT_UP] = missed / figures[BACK]
-    else:
-        portions: list[list[int]] = (await publisher.result())["portions"]
-        before = [each for each in portions if each[0] < started_ns]
-        during = [each for each in portions if returned_ns <= each[0] <= caught_up_ns]
-        if min(len(before), len(during)) < 2:
-            raise RunFailedError(
-                "too little was published before the follower returned, or while it caught up"
-            )
-        figures |= {
-            "published/s before": rate(before),
-            "published/s while it catches up": rate(during),
-            KEPT: rate(during) / rate(before),
-        }
-        counts.append(sum(count for _, count in portions))
-    await compare_copies(cluster.index)
-    reader = await stage.worker("subscribe", running=running, counts=counts, from_start=True)
-    await reader.run()
-    return figures
 
 
 TOPICS = 10_000
@@ -165,20 +107,6 @@ cost = Scenario(
     ),
     plots=(RATE,),
 )
-catch_up = Scenario(
-    name="catch-up",
-    quick=False,
-    long=True,
-    title="a follower that missed 500,000 messages of 100 B returns",
-    subjects=(
-        Subject(name=ALONE, measure=partial(_return, False)),
-        Subject(name=BESIDE, measure=partial(_return, True)),
-    ),
-    targets=(
-        Target(subject=ALONE, metric=CAUGHT_UP, at_least=100_000),
-        Target(subject=BESIDE, metric=KEPT, at_least=0.7),
-    ),
-)
 at_rest = Scenario(
     name="replicas-at-rest",
     quick=False,
@@ -190,4 +118,3 @@ at_rest = Scenario(
         Target(subject=AT_REST, metric=CPU, at_most=5),
     ),
 )
-scenarios = (cost, catch_up, at_rest)

@@ -29,8 +29,8 @@ log = logging.getLogger("pubsub.peer")
 
 READS_AT_ONCE = 2
 """Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
-REST = 1.5
-"""After a read from disk, while others publish: so many times as long as it took, so that they keep most of their rate."""
+REST, MOST_REST_SECONDS = 2.5, 0.05
+"""After a read from disk while others publish, so many times as long as it took: publishing keeps most of its rate."""
 
 
 class Delivery:
@@ -166,9 +166,9 @@ class Delivery:
         self._missing_bytes = 0
 
     async def _read(self) -> None:
-        """Read a chunk from disk, of no more than may be sent, and send it; rest as long while others publish."""
+        """Read a chunk from disk, of no more than may be sent, and send it."""
         topic, stop = self.feed.topic, self.feed.topic.committed
-        began = time.monotonic()
+        began = asyncio.get_running_loop().time()
         try:
             batch = await self._store.read(topic, self.position, self._window.messages, self._window.bytes)
             if self._ended:
@@ -182,13 +182,18 @@ class Delivery:
             for part in cut(batch, limits.batch_messages, limits.batch_bytes):
                 if not self._send_part(part):  # never the part after one that was not sent whole
                     break
-            if self._store.busy:
-                await asyncio.sleep(REST * (time.monotonic() - began))
+            await self._rest(began)
         except PubsubError as error:
             self.end(error)
         except Exception:
             log.exception("reading %s for %s failed", topic.name, self.connection.remote)
             self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
+
+    async def _rest(self, began: float) -> None:
+        """After a read that began then: let those go first who publish meanwhile."""
+        if self._store.queued_bytes:
+            took_seconds = asyncio.get_running_loop().time() - began
+            await asyncio.sleep(min(REST * took_seconds, MOST_REST_SECONDS))
 
     async def _overtaken(self) -> bool:
         """There is a gap at the position: whether retention is why (then this has ended), not compaction."""

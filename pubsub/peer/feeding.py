@@ -24,7 +24,6 @@ from pubsub.storage.store import Store
 log = logging.getLogger("pubsub.peer")
 
 
-MOST_PAUSE_SECONDS = 0.05
 MOST_ROWS_BYTES = 8 * 1024 * 1024
 """Changes besides messages that wait for a follower; beyond it, it begins anew."""
 
@@ -128,8 +127,7 @@ class Feeding(Delivery):
         topic, limits = self.feed.topic, self.connection.limits
         stop = next((begin for begin, _ in self._rows if begin > self.position), topic.next_offset)
         settings = self._store.settings
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = asyncio.get_running_loop().time()
         try:
             found = await self._store.look(
                 read_encoded,
@@ -140,10 +138,7 @@ class Feeding(Delivery):
                 min(settings.read_messages, max(1, self._window.messages)),
                 min(settings.read_bytes, limits.batch_bytes),
             )
-            if (
-                self._store.queued_bytes
-            ):  # somebody publishes: this one is behind, and takes half of the time at most
-                await asyncio.sleep(min(loop.time() - began, MOST_PAUSE_SECONDS))
+            await self._rest(began)
             if self._ended:
                 return
             if self.position < topic.first_offset:

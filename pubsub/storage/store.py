@@ -296,11 +296,6 @@ class Store:
         self._writer.submit(received)
 
     @property
-    def busy(self) -> bool:
-        """Whether the thread that writes has more than it has answered."""
-        return self._writer.busy
-
-    @property
     def full(self) -> bool:
         """Whether so much waits for a commit that no more should be taken in."""
         return self.queued_bytes > self.settings.queue_bytes

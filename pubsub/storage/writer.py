@@ -130,11 +130,6 @@ class Writer:
         self._submitted += 1
         self._queue.put(work)
 
-    @property
-    def busy(self) -> bool:
-        """Whether the thread has been given more than it has answered."""
-        return self._submitted > 0
-
     async def stop(self) -> None:
         """Finish what was submitted and end the thread."""
         self._hand_over()
