@@ -67,19 +67,20 @@ async def _serve(options: PeerOptions) -> None:
 
     stop = asyncio.Event()
     on_stop_signal(stop.set)
-    peer = Peer(
-        options.name,
-        data=options.data,
-        index=options.index,
-        listen=options.listen,
-        advertise=options.advertise,
-        zone=options.zone,
-        set_damaged_aside=options.set_damaged_aside,
-    )
-    async with peer:
-        settle_memory()
-        announce(f"peer {options.name} serves {peer.address}, data in {options.data}")
-        await peer.serve_until(stop)
+    while not stop.is_set():  # again where the file cannot be mended otherwise
+        peer = Peer(
+            options.name,
+            data=options.data,
+            index=options.index,
+            listen=options.listen,
+            advertise=options.advertise,
+            zone=options.zone,
+            set_damaged_aside=options.set_damaged_aside,
+        )
+        async with peer:
+            settle_memory()
+            announce(f"peer {options.name} serves {peer.address}, data in {options.data}")
+            await peer.serve_until(stop)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ forwarding to the index.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import time
@@ -35,6 +36,7 @@ from pubsub.peer.scrubbing import Scrubbing
 from pubsub.peer.shipping import Shipping
 from pubsub.protocol import messages as m
 from pubsub.storage.cursors import cursors_of
+from pubsub.storage.remains import DAMAGED
 from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
 from pubsub.version import __version__
@@ -66,6 +68,8 @@ class Node:
         self.published_messages = 0
         self.started_us = time.time_ns() // 1000
         self.connections: Callable[[], int] = lambda: 0
+        self.start_again = asyncio.Event()
+        """Set when this peer can only be mended by a new start: see `Peer.serve_until`."""
         self.announce_soon: Callable[[], None] = lambda: None
         """Called when a topic was made or changed here without the index; set by whoever announces."""
         store.on_append = self.on_append
@@ -231,7 +235,12 @@ class Node:
     async def damaged(self, topic: Topic, why: str) -> None:
         """A copy cannot be right: it is kept for people to look at, and never served or chosen."""
         log.error("the copy of topic %s is damaged: %s", topic.name, why)
-        await self.set_aside(topic, f"damaged: {why}")
+        await self.set_aside(topic, f"{DAMAGED}{why}")
+        if await self.store.beyond_mending():
+            log.warning(
+                "other peers have all that is in %s: this peer starts again, without it", self.store.path
+            )
+            self.start_again.set()
 
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep a topic's rows but serve it no more."""

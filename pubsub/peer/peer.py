@@ -184,21 +184,28 @@ class Peer(Client):
             raise
 
     async def serve_until(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set.
+        """Serve until `stop` is set, or until only a new start can mend the file.
+
+        That is when a copy in it can be neither read nor taken back, and other peers have all that is in the file: the
+        next peer that opens the data directory keeps the file under another name, and is filled by the others.
 
         Raises:
             Exception: whatever made a part of the peer fail that it cannot do without.
         """
         assert self._registering is not None
-        stopped = asyncio.create_task(stop.wait(), name="pubsub: wait for the stop signal")
+        ending = [
+            asyncio.create_task(stop.wait(), name="pubsub: wait for the stop signal"),
+            asyncio.create_task(self._node.start_again.wait(), name="pubsub: wait for what a start mends"),
+        ]
         try:
             running = [self._registering, *self._side_tasks]
-            await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*ending, *running], return_when=asyncio.FIRST_COMPLETED)
             for task in running:
                 if task.done():
                     task.result()
         finally:
-            stopped.cancel()
+            for waiting in ending:
+                waiting.cancel()
 
     async def close(self) -> None:
         """Stop serving, in an order that loses nothing. Idempotent."""

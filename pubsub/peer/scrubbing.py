@@ -233,7 +233,11 @@ class Scrubbing:
             return False
         except PubsubError as error:
             await node.damaged(topic, f"{damage.why}; its rows cannot be taken away: {error}")
-            damage.state = "set aside; start this peer with --set-damaged-aside to have it filled anew"
+            damage.state = (
+                "set aside; this peer starts again to have it filled anew"
+                if node.start_again.is_set()
+                else "set aside; start this peer with --set-damaged-aside to have it filled anew"
+            )
             return True
         finally:
             node.following.end(topic)  # of an epoch that came meanwhile: it asks for what is there now

@@ -56,7 +56,7 @@ from pubsub.storage.groups import StoredGroup, load_groups
 from pubsub.storage.migrate import upgrade
 from pubsub.storage.producers import Producers
 from pubsub.storage.reader import Reader
-from pubsub.storage.remains import has_replicated, read_remains
+from pubsub.storage.remains import beyond_mending, has_replicated, read_remains
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
 from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
@@ -221,6 +221,8 @@ class Store:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                     self._identify(connection)
                     self._load(connection)
+                    if (topic := beyond_mending(connection, self.name)) is not None:
+                        raise damaged(self.path, f"the copy of topic {topic} in it cannot be mended")
                     _save_producers(connection)
                     connection.commit()
             finally:
@@ -622,6 +624,14 @@ class Store:
     async def look(self, function: Callable[[Connection, *Ts], T], *arguments: *Ts) -> T:
         """What `function` reads of the file, in a reading thread."""
         return await self._reader.run(function, *arguments)
+
+    async def beyond_mending(self) -> bool:
+        """Whether the next start is to begin with an empty file, which other peers fill again.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return await self.look(beyond_mending, self.name) is not None
 
     async def set_policy(self, topic: Topic, policy: dict[str, Any]) -> None:
         """Give a topic another policy.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import sqlite3
 from pathlib import Path
 
 from tests.acceptance.site import Site, open_site
@@ -49,6 +51,34 @@ def test_flipped_bytes_in_the_file_of_a_killed_peer_are_found_said_and_mended(tm
         missing = site.run("topic", "verify", "nothing")
         assert (missing.returncode, missing.stdout) == (1, b"")
         assert b"no topic nothing" in missing.stderr
+
+
+def test_a_copy_that_cannot_be_mended_in_its_file_is_filled_anew_in_another(tmp_path: Path) -> None:
+    with open_site(tmp_path, "alice", "carol", ttl=2) as site:
+        bob = site.start_peer("bob")
+        for topic, owner in (("t", "alice"), ("own", "bob")):
+            site.ok("topic", "create", topic, "--on", owner, "--replicas", "3")
+            wait_until_blocking(lambda topic=topic: len(in_sync(site, topic)) == 3, 20)
+            site.ok("publish", topic, "--acks", "all", stdin=b"".join(b"%d\n" % n for n in range(MESSAGES)))
+        with contextlib.closing(sqlite3.connect(tmp_path / "bob" / "peer.db")) as file:
+            file.execute(
+                "INSERT INTO messages (topic_id, offset, published_at, payload) "
+                "SELECT id, next_offset + 1, 1, x'00' FROM topics WHERE name = 't'"
+            )
+            file.commit()
+        for number in range(5):
+            site.ok("publish", "t", f"more {number}")
+        bob.wait_for("starts again, without it")
+        wait_until_blocking(lambda: "bob" in in_sync(site, "t") and "bob" in in_sync(site, "own"), 30)
+        (kept,) = status(site, "bob")["files_aside"]  # type: ignore[misc]
+        assert (tmp_path / "bob" / kept).exists()
+        for topic, messages in (("t", MESSAGES + 5), ("own", MESSAGES)):
+            found = [json.loads(line) for line in site.ok("topic", "verify", topic, "--json").splitlines()]
+            assert [(part["peer"], part["stop"], part["equal"]) for part in found] == [
+                (peer, messages, True) for peer in ("alice", "bob", "carol")
+            ]
+        bob.signal(signal.SIGTERM)
+        assert bob.ended() == 0
 
 
 def test_a_file_that_is_refused_names_the_way_out_and_the_peer_then_says_what_happened(
