@@ -21,7 +21,9 @@ from collections import deque
 
 from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
 from pubsub.client.outgoing_batch import MESSAGE_BYTES, BatchWaiter, OutgoingBatch, Waiter
+from pubsub.client.owner_watch import OwnerWatch
 from pubsub.client.routes import Route, Routes
+from pubsub.client.telling import Telling
 from pubsub.config import ClientSettings, Limits
 from pubsub.errors import (
     ClosedError,
@@ -45,8 +47,6 @@ log = logging.getLogger("pubsub.client")
 
 SHARED_MESSAGES = 500
 """Single messages in one batch at most: of many callers some are stored while others publish again."""
-SILENCE_SECONDS = 1.0
-"""The owner of a replicated topic that has not answered for so long may own it no more: an index is asked."""
 
 
 class Lane:
@@ -86,13 +86,12 @@ class Lane:
         self._idle.set()
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._checking: asyncio.Task[None] | None = None
-        self._check_timer: asyncio.TimerHandle | None = None
+        self._watch = OwnerWatch(
+            topic, routes, lambda: self._in_flight, lambda: self._route, self._leave_owner
+        )
         self._attempt = 0
         """Counts the owners that were left without a reply: what they say later is not listened to."""
-        self._answered: deque[tuple[OutgoingBatch, m.Published]] = deque()
-        """Stored, and those who wait for it are told in one of the next turns of the loop: one batch in each."""
-        self._telling = False
+        self._telling = Telling()
         self._closed = False
 
     # Taking messages in
@@ -219,8 +218,8 @@ class Lane:
         self._settled.clear()
         attempt = self._attempt
         link.call(request, encoded, lambda reply: self._on_reply(batch, attempt, reply))
-        if self._route.replicated and self._check_timer is None:
-            self._check_timer = self._loop.call_later(SILENCE_SECONDS, self._check_owner, batch)
+        if self._route.replicated:
+            self._watch.watch(batch)
 
     def _on_reply(self, batch: OutgoingBatch, attempt: int, reply: m.Frame | PubsubError) -> None:
         if attempt != self._attempt:
@@ -233,7 +232,7 @@ class Lane:
             self._backoff.reset()
             if batch in self._in_flight:
                 self._in_flight.remove(batch)  # the oldest, nearly always
-                self._tell(batch, reply)
+                self._telling.tell(batch, reply)
             if self._in_flight or self._queue:
                 if not self._flushing:
                     self._flushing = True
@@ -253,62 +252,20 @@ class Lane:
             self._trouble = error
         self._start_recovery()
 
-    def _tell(self, batch: OutgoingBatch, reply: m.Published) -> None:
-        """Tell who waits for a batch, but of one batch in a turn: what they publish next is sent at the end of it.
-
-        So the owner stores the messages of some callers while the others are told.
-        """
-        if batch.whole is not None:  # one waits for all of it
-            batch.succeed(reply)
-        elif self._telling:
-            self._answered.append((batch, reply))
-        else:
-            batch.succeed(reply)
-            self._telling = True
-            self._loop.call_soon(self._tell_next)
-
-    def _tell_next(self) -> None:
-        self._telling = False
-        if self._answered:
-            self._tell(*self._answered.popleft())
-
-    # An owner that says nothing
-
-    def _check_owner(self, batch: OutgoingBatch) -> None:
-        """Where a batch has had no reply for a while, see whether another peer owns the topic by now."""
-        self._check_timer = None
-        if self._closed or not self._in_flight:
-            return
-        if batch in self._in_flight and self._checking is None:
-            self._checking = asyncio.create_task(
-                self._look_for_owner(), name=f"pubsub: does its owner still own {self.topic}"
-            )
-            self._checking.add_done_callback(self._checked)
-        else:
-            self._check_timer = self._loop.call_later(SILENCE_SECONDS, self._check_owner, self._in_flight[0])
-
-    async def _look_for_owner(self) -> None:
-        route, attempt = self._route, self._attempt
-        if route is None or not await self._routes.moved(route, SILENCE_SECONDS):
-            return
-        if self._route is route and self._attempt == attempt and self._awaiting:
-            log.info("peer %s says nothing and does not own %s any more", route.owner, self.topic)
-            self._attempt += 1
-            self._awaiting = 0
-            self._link = None
-            self._trouble = ConnectionLostError(f"peer {route.owner} does not own {self.topic} any more")
-            self._routes.forget(self.topic)
-            self._settled.set()
-            self._start_recovery()
-
-    def _checked(self, checking: asyncio.Task[None]) -> None:
-        self._checking = None
-        if not checking.cancelled() and checking.exception() is not None:
-            log.error("looking for the owner of %s failed", self.topic, exc_info=checking.exception())
-        if self._in_flight and self._check_timer is None and not self._closed:
-            self._check_timer = self._loop.call_later(SILENCE_SECONDS, self._check_owner, self._in_flight[0])
-
     # Recovering
+
+    def _leave_owner(self, route: Route) -> None:
+        """Another peer owns the topic, and this one does not answer: send to the other what it has not acknowledged."""
+        if self._route is not route or not self._awaiting:
+            return
+        log.info("peer %s says nothing and does not own %s any more", route.owner, self.topic)
+        self._attempt += 1
+        self._awaiting = 0
+        self._link = None
+        self._trouble = ConnectionLostError(f"peer {route.owner} does not own {self.topic} any more")
+        self._routes.forget(self.topic)
+        self._settled.set()
+        self._start_recovery()
 
     async def _recover(self) -> None:
         """Get to a link on which batches may be sent again, or fail those that cannot be."""
@@ -463,20 +420,15 @@ class Lane:
         except TimeoutError:
             log.warning("closing with unacknowledged messages to %s", self.topic)
         self._closed = True
-        while self._answered:
-            batch, reply = self._answered.popleft()
-            batch.succeed(reply)
+        self._telling.finish()
         self._fail_all(ClosedError("the client was closed before the message was acknowledged"))
         if self._recovery is not None:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.gather(self._checking, return_exceptions=True)
-        for timer in (self._timer, self._check_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._check_timer = None
+        await self._watch.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
 
 
 def _new_producer() -> int:

@@ -29,8 +29,10 @@ log = logging.getLogger("pubsub.peer")
 
 READS_AT_ONCE = 2
 """Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
+FAR_BEHIND = 100_000
+"""Who has so many messages yet to come replays: others who publish meanwhile come first. Nearer to the end, ..."""
 REST, MOST_REST_SECONDS = 2.5, 0.05
-"""After a read from disk while others publish, so many times as long as it took: publishing keeps most of its rate."""
+"""... there is no rest after a read from disk; before, it is so many times as long as the read took."""
 
 
 class Delivery:
@@ -190,8 +192,8 @@ class Delivery:
             self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
 
     async def _rest(self, began: float) -> None:
-        """After a read that began then: let those go first who publish meanwhile."""
-        if self._store.queued_bytes:
+        """After a read that began then, far behind: let those go first who publish meanwhile."""
+        if self._store.queued_bytes and self.feed.topic.next_offset - self.position > FAR_BEHIND:
             took_seconds = asyncio.get_running_loop().time() - began
             await asyncio.sleep(min(REST * took_seconds, MOST_REST_SECONDS))
 

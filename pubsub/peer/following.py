@@ -84,7 +84,7 @@ class Following:
 
     async def _ask_index(self, topic: Topic) -> None:
         try:
-            await self.node.replicas.propose(topic, NEVER_A_VERSION, [])
+            await self.node.proposing.propose(topic, NEVER_A_VERSION, [])
         except PubsubError as error:
             log.debug("nobody says who owns topic %s: %s", topic.name, error)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,13 +22,12 @@ from pubsub.config import Limits
 from pubsub.core.group import Group
 from pubsub.core.group_options import GroupOptions, parse_options
 from pubsub.core.group_state import DYING
-from pubsub.core.sharing import share
 from pubsub.errors import ClosedError, InvalidRequestError, PubsubError, ReadOnlyError
 from pubsub.model import GroupInfo, iso_from_us
-from pubsub.net.server import ServerConnection
-from pubsub.peer.group_supply import AGAIN_MESSAGES, Piece, Supply, offsets_of, portion
-from pubsub.protocol.batch import message_sizes
-from pubsub.protocol.messages import Batch, Deliver, Ended, Settle
+from pubsub.peer.group_giving import GivingOut, Seat
+from pubsub.peer.group_supply import Supply, offsets_of
+from pubsub.peer.lease_clock import now_us
+from pubsub.protocol.messages import Batch, Deliver, Settle
 from pubsub.storage.groups import StoredGroup, change_group, load_group, reset_group
 from pubsub.storage.store import Appended, Statement, Store
 from pubsub.storage.topic import Topic
@@ -46,30 +44,6 @@ BURIED_AT_ONCE = 100
 """Messages that become dead letters in one transaction."""
 
 Answer = Callable[[PubsubError | None], None]
-
-
-class Seat:
-    """A member, and the subscription of the connection that it is."""
-
-    def __init__(
-        self, connection: ServerConnection, number: int, name: str, max_in_flight: int, window_bytes: int
-    ) -> None:
-        self.connection = connection
-        self.number = number
-        self.name = name
-        self.max_in_flight = max_in_flight
-        self.window_bytes = window_bytes
-        self.id = f"{name} {connection.remote}/{number}".lstrip()
-        """What stands in the rows of messages that it has in flight; no other connection has the same."""
-        self.since_us = time.time_ns() // 1000
-        self.leaving = False
-        """It has given back what it had not begun, and is given nothing more."""
-        self.waiting: asyncio.Task[None] | None = None
-        """While the other end does not read: until it does."""
-
-    def end(self, error: PubsubError) -> None:
-        """Tell the member that the group, or its part in it, is over."""
-        self.connection.send_frame(Ended(self.number, error.code, error.message, error.data))
 
 
 class GroupWork:
@@ -103,8 +77,7 @@ class GroupWork:
         self._bury = bury
         self.group = Group(options, stored.cursor, stored.rows, first_offset=topic.first_offset)
         self._supply = Supply(store, topic, limits, self.pump)
-        self._outbox: list[tuple[Seat, Batch]] = []
-        """What has been given out since the last commit began."""
+        self._giving = GivingOut(self._supply, self.options, self._start_waiting)
         self._storing: list[tuple[Seat, Batch]] = []
         """What the commit under way says is given out: to be delivered when it is done."""
         self._answers: list[Answer] = []
@@ -145,7 +118,7 @@ class GroupWork:
 
     def _take_back(self, seat: Seat) -> None:
         """What a member has been given but not been sent is as if it had not been given."""
-        for box in (self._outbox, self._storing):
+        for box in (self._giving.outbox, self._storing):
             for to, batch in box:
                 if to is seat:
                     self.group.release(seat.id, offsets_of(batch), batch.attempts or [])
@@ -211,89 +184,20 @@ class GroupWork:
         if self.ended or self._paused or self._broken is not None:
             return
         if not self._committing:
-            self._give_out()
+            self._giving.give(self.group, self.seats.values())
             self._commit()
         self._set_timer()
         self._bury_dying()
 
-    def _give_out(self) -> None:
-        seats = [seat for seat in self.seats.values() if self._may_have(seat)]
-        self._give_again(seats)
-        self._give_new(seats)
+    def _start_waiting(self, seat: Seat) -> asyncio.Task[None]:
+        """Give out again when the other end of a member's connection has read what it was sent."""
 
-    def _may_have(self, seat: Seat) -> bool:
-        if seat.leaving:
-            return False
-        if seat.connection.writable:
-            return seat.connection.open
-        if seat.waiting is None:
-            seat.waiting = self._start(self._wait_for(seat), "wait for a member of")
-        return False
+        async def wait() -> None:
+            await seat.connection.until_writable()
+            seat.waiting = None
+            self.pump()
 
-    async def _wait_for(self, seat: Seat) -> None:
-        await seat.connection.until_writable()
-        seat.waiting = None
-        self.pump()
-
-    def _rooms(self, seats: list[Seat]) -> list[int]:
-        """How many messages each may be given."""
-        windows = (self.group.members[seat.id].window for seat in seats)
-        return [max(0, window.messages) if window.bytes > 0 or window.idle else 0 for window in windows]
-
-    def _give_again(self, seats: list[Seat]) -> None:
-        """Give out what has been given out before, and have more of it fetched for the room that is left."""
-        group, supply = self.group, self._supply
-        if supply.missing or supply.unread:
-            group.put_back([*supply.missing, *supply.unread])
-            group.vanished(supply.missing)
-            supply.missing, supply.unread = [], []
-        batch, supply.again = supply.again, None
-        if batch is not None:
-            offsets, sizes = list(offsets_of(batch)), message_sizes(batch)
-            at = 0
-            for seat, count in zip(seats, share(len(offsets), self._rooms(seats)), strict=True):
-                stop = at + count
-                given, attempts = group.retake(seat.id, offsets[at:stop], sizes[at:stop], now_us())
-                if given:
-                    self._outbox.append((seat, portion(batch, [at + n for n in given], attempts)))
-                at = stop
-            group.put_back(offsets)
-        wanted = min(sum(self._rooms(seats)), AGAIN_MESSAGES)
-        if wanted and not supply.fetching and group.has_ready:
-            supply.fetch(group.pick(wanted))
-
-    def _give_new(self, seats: list[Seat]) -> None:
-        """Give out what is new, but for the room of what is being fetched: that comes first."""
-        supply = self._supply
-        most = sum(self._rooms(seats)) - supply.asked_for
-        while most > 0 and (piece := supply.head()) is not None:
-            left = piece.left
-            for seat, count in zip(seats, share(min(left, most), self._rooms(seats)), strict=True):
-                if count:
-                    most -= self._give_piece(seat, piece, count)
-            if piece.left == left:
-                break
-        if self.seats:
-            if supply.head() is None:
-                self.group.pass_to(supply.empty_to)
-            supply.read_ahead(self.group.cursor, sum(seat.max_in_flight for seat in self.seats.values()))
-
-    def _give_piece(self, seat: Seat, piece: Piece, count: int) -> int:
-        """Give a member up to `count` of the next messages; returns how many it got."""
-        at, keys = piece.at, piece.batch.keys
-        stop = None if self.options.ordered else at + count
-        given, passed = self.group.take(
-            seat.id,
-            piece.offsets[at:stop],
-            keys[at:stop] if keys is not None and self.options.ordered else None,
-            piece.sizes[at:stop],
-            count,
-            now_us(),
-        )
-        if given:
-            self._outbox.append((seat, portion(piece.batch, [at + n for n in given], [1] * len(given))))
-        self._supply.passed(piece, passed)
-        return len(given)
+        return self._start(wait(), "wait for a member of")
 
     # Storing
 
@@ -301,7 +205,7 @@ class GroupWork:
         cursor_before = self.group.cursor_stored
         changes = self.group.changes()
         answers, self._answers = self._answers, []
-        self._storing, self._outbox = self._outbox, []
+        self._storing = self._giving.take()
         if changes is None:
             for answer in answers:
                 answer(None)
@@ -339,7 +243,7 @@ class GroupWork:
         answers, self._answers = self._answers, []
         for answer in answers:
             answer(self._broken)
-        self._outbox.clear()
+        self._giving.outbox.clear()
         self._storing.clear()
         self._supply.clear()
         self._start(self._read_anew(), "read anew")
@@ -448,7 +352,7 @@ class GroupWork:
             self.go_on()
             raise
         self.group = Group(self._effective, position, first_offset=self.topic.first_offset)
-        self._outbox.clear()
+        self._giving.outbox.clear()
         self._storing.clear()
         self._supply.clear()
         self._paused = False
@@ -560,12 +464,3 @@ class GroupWork:
             "in_flight": len(member.offsets) if member is not None else 0,
             "since": iso_from_us(seat.since_us),
         }
-
-
-_AHEAD_US = (time.time_ns() - time.monotonic_ns()) // 1000
-
-
-def now_us() -> int:
-    """The time by which leases and delays are measured: that of the wall when this process began, for they are
-    stored, but going on steadily, so that setting the clock neither ends nor prolongs them."""
-    return _AHEAD_US + time.monotonic_ns() // 1000

@@ -27,8 +27,9 @@ from pubsub.errors import (
 from pubsub.model import check_group_name
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.dead_letters import DeadLetters
+from pubsub.peer.group_giving import Seat
 from pubsub.peer.group_supply import joined, offsets_of, portion
-from pubsub.peer.group_work import GroupWork, Seat
+from pubsub.peer.group_work import GroupWork
 from pubsub.peer.positions import find_position
 from pubsub.peer.tail import cut
 from pubsub.protocol import messages as m

@@ -51,7 +51,7 @@ class HandingOver:
         try:
             successor = await self._successor(owned, to)
             in_sync = [peer for peer in topic.in_sync if not leaving or peer != self._node.name]
-            if not await replicas.propose(topic, topic.version, in_sync, successor):
+            if not await self._node.proposing.propose(topic, topic.version, in_sync, successor):
                 raise ConflictError(f"the record of topic {topic.name} has changed meanwhile")
         finally:
             if replicas.find(topic) is owned:

@@ -46,7 +46,7 @@ class Holding:
         topic = self._node.store.by_id.get(copy.id)
         if topic is not None and copy.role == OWNER and copy.epoch > topic.epoch and topic.set_aside is None:
             self._check_promise(topic, copy)
-            await self._node.replicas.propose(topic, NEVER_A_VERSION, [])
+            await self._node.proposing.propose(topic, NEVER_A_VERSION, [])
         else:
             await self.take(copy)
         return m.Done(frame.id)

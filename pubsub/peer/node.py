@@ -27,6 +27,7 @@ from pubsub.peer.handing_over import HandingOver
 from pubsub.peer.holding import Holding
 from pubsub.peer.orphaned import Orphaned
 from pubsub.peer.policies import Policies
+from pubsub.peer.proposing import Proposing
 from pubsub.peer.publishing import Publishing
 from pubsub.peer.reading import Reading
 from pubsub.peer.replicas import Replicas
@@ -83,6 +84,7 @@ class Node:
         self.orphaned_messages = 0
         """Messages cut off copies since the start."""
         self.replicas = Replicas(self)
+        self.proposing = Proposing(self)
         self.following = Following(self)
         self.shipping = Shipping(self)
         self.holding = Holding(self)
@@ -215,7 +217,7 @@ class Node:
 
     async def serve_topic(self, topic: Topic) -> None:
         """This peer owns a topic from now on, of which it had a copy."""
-        self.store.cursors.reload(await self.store.look(cursors_of, topic.id))
+        self.store.cursors.load(await self.store.look(cursors_of, topic.id))
         await self.groups.take_topic(topic)
         await self.schedule.take_topic(topic)
 

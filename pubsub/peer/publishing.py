@@ -125,7 +125,7 @@ class Publishing:
         """
 
         async def ask() -> None:
-            await self._node.replicas.check_owner(topic)
+            await self._node.proposing.check_owner(topic)
             answer(error)
 
         def done(asking: asyncio.Task[None]) -> None:

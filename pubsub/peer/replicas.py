@@ -1,23 +1,20 @@
 """The copies of the topics that this peer owns: feeds them, hears of them, has it registered who is in sync.
 
-Rules: followers get only what is on this peer's disk. A proposal is stored before it is sent, and sent again until its
-outcome is known. What is committed is told to subscribers, groups and publishers at once, to followers with what they
-are sent, and otherwise within a moment. What core does not ask about is not looked at: topics whose copies all have
-everything cost nothing.
+Rules: followers get only what is on this peer's disk. What is committed is told to subscribers, groups and publishers
+at once, to followers with what they are sent, and otherwise within a moment. What core does not ask about is not looked
+at: topics whose copies all have everything cost nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pubsub.config import MIB
 from pubsub.core.credit import Window
 from pubsub.core.epochs import EpochStart, where_logs_part
-from pubsub.core.replication import Contacts, Proposal
+from pubsub.core.replication import Contacts
 from pubsub.errors import ConflictError, InvalidRequestError, NotOwnerError, PubsubError
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.feeding import Feeding
@@ -33,14 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pubsub.peer")
 
 TICK_SECONDS = 0.25
-PROPOSALS_AT_ONCE = 200
-PROPOSE_SECONDS = 3.0
-RETRY_US = 500_000
-"""How long a proposal that got no answer waits before it is sent again."""
 MOST_WINDOW = (2**40, 64 * MIB)
 """What a follower may ask for: messages, bytes."""
-CHECK_US = 3_000_000
-"""How long it may take to find out whether this peer still owns a topic."""
 SAVE_SECONDS = 1.0
 """How often it is written down what is committed; a restart goes on from there."""
 
@@ -63,7 +54,6 @@ class Replicas:
         self._unsaved: dict[int, Topic] = {}
         """Of which it is not written down what is committed."""
         self._saved_at = 0.0
-        self._proposing: set[asyncio.Task[None]] = set()
         self.immediate: dict[type, ImmediateHandler] = {m.Progress: self.on_progress}
         self.requests: dict[type, RequestHandler] = {m.Follow: self.on_follow}
 
@@ -96,6 +86,11 @@ class Replicas:
     def find(self, topic: Topic) -> Owned | None:
         """The topic, if this peer owns it and others have copies."""
         return self._owned.get(topic.id)
+
+    def look_at(self, owned: Owned) -> None:
+        """Something may be to be done for a topic, if it is still this peer's."""
+        if self._owned.get(owned.topic.id) is owned:
+            self._awake.add(owned)
 
     def all(self) -> list[Owned]:
         return list(self._owned.values())
@@ -278,9 +273,7 @@ class Replicas:
                 if self._loop.time() - self._saved_at > SAVE_SECONDS:
                     await self._save()
         finally:
-            for task in self._proposing:
-                task.cancel()
-            await asyncio.gather(*self._proposing, return_exceptions=True)
+            await self._node.proposing.close()
 
     def _tick(self) -> None:
         now = self.now()
@@ -291,7 +284,7 @@ class Replicas:
             contacts = self._contacts[owned.lag_us]
             proposal = owned.progress.tick(now, contacts)
             if proposal is not None or owned.unsaved(None):
-                self._propose(owned, proposal, now)
+                self._node.proposing.start(owned, proposal, now)
             elif owned.progress.quiet:
                 self._awake.discard(owned)
             if owned.waiting and not owned.progress.enough and not owned.progress.resigning:
@@ -351,81 +344,3 @@ class Replicas:
             for topic in left:
                 if self._node.store.by_id.get(topic.id) is topic:
                     self.save_soon(topic)
-
-    # Proposing
-
-    def _propose(self, owned: Owned, proposal: Proposal | None, now: int) -> None:
-        if owned.proposing or now < owned.retry_at or len(self._proposing) >= PROPOSALS_AT_ONCE:
-            return
-        owned.proposing = True
-        task = asyncio.create_task(
-            self._send_proposal(owned, proposal), name=f"pubsub: propose for {owned.topic.name}"
-        )
-        self._proposing.add(task)
-        task.add_done_callback(self._proposing.discard)
-
-    async def _send_proposal(self, owned: Owned, proposal: Proposal | None) -> None:
-        topic, store = owned.topic, self._node.store
-        try:
-            if owned.unsaved(proposal):
-                await store.copies.set_state(topic, owned.progress.epoch, owned.progress.configs, proposal)
-            if proposal is not None and not await self.propose(topic, proposal.version, proposal.in_sync):
-                owned.retry_at = self.now() + RETRY_US
-        except PubsubError as error:
-            log.info("the in-sync copies of topic %s are not changed yet: %s", topic.name, error)
-            owned.retry_at = self.now() + RETRY_US
-        finally:
-            owned.proposing = False
-            if self._owned.get(topic.id) is owned:
-                self._awake.add(owned)
-
-    async def check_owner(self, topic: Topic) -> None:
-        """Return once it is sure that this peer owned a topic when it was asked: an index says so, or its copies do.
-
-        Raises:
-            NotOwnerError: it does not, or nobody can tell.
-        """
-        owned, asked_at = self._owned.get(topic.id), self.now()
-        with contextlib.suppress(PubsubError):
-            await self.propose(topic, -1, [])
-            if owned is not None and self._owned.get(topic.id) is owned:
-                return
-        while owned is not None and self._owned.get(topic.id) is owned and self.now() - asked_at < CHECK_US:
-            heard = [peer for peer, at in owned.heard_at.items() if at > asked_at]
-            if len({*heard, self._node.name}) >= owned.progress.membership.min_in_sync and len(heard) > 0:
-                return
-            await asyncio.sleep(TICK_SECONDS)
-        raise NotOwnerError(f"nobody confirms that peer {self._node.name} owns topic {topic.name}; ask again")
-
-    async def propose(self, topic: Topic, version: int, in_sync: Iterable[str], owner: str = "") -> bool:
-        """Ask the index to change a topic's record, and take over what it is then; True if it was changed.
-
-        A version that never was (-1) only asks.
-
-        Raises:
-            PubsubError: no index answered.
-        """
-        node = self._node
-        link = await node.directory.link()
-        reply = await link.request(
-            m.Propose(
-                id=link.next_id(),
-                name=node.name,
-                incarnation=node.store.incarnation,
-                topic=topic.name,
-                topic_id=topic.id,
-                epoch=topic.epoch,
-                version=version,
-                in_sync=list(in_sync),
-                owner=owner,
-            ),
-            PROPOSE_SECONDS,
-        )
-        if not isinstance(reply, m.Proposed):
-            return False
-        record = reply.record
-        if record is None or (record.epoch, record.version) < (topic.epoch, topic.version):
-            node.announce_soon()
-        else:
-            await node.holding.take(record)
-        return reply.applied

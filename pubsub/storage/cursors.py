@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -45,16 +45,9 @@ class CursorTable:
         self._generation = 0
         """The highest given out. They follow the clock, so that a data directory made anew goes on above the old."""
 
-    def load(self, connection: Connection) -> None:
-        """Read the table; called once, while the file is opened."""
-        for row in connection.exec_driver_sql(
-            "SELECT topic_id, name, topic, position, generation, updated_at FROM cursors"
-        ):
-            self._put(Cursor(**(dict(zip(Cursor.__struct_fields__, row, strict=True)))))
-
-    def reload(self, connection_rows: Sequence[Sequence[Any]]) -> None:
-        """Take in rows that were stored by others than this: those of a topic that this peer has taken over."""
-        for row in connection_rows:
+    def load(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take in rows that others stored: what the file has when it is opened, or a topic that is taken over."""
+        for row in rows:
             self._put(Cursor(**(dict(zip(Cursor.__struct_fields__, row, strict=True)))))
 
     def _put(self, cursor: Cursor) -> None:

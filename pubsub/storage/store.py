@@ -10,23 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
-from pubsub.config import MIB, StorageSettings
+from pubsub.config import StorageSettings
 from pubsub.core.sequence import REMEMBERED_BATCHES
 from pubsub.errors import (
     ClosedError,
     DamagedFileError,
-    DataDirectoryError,
     PubsubError,
     ReadOnlyError,
     TopicNotFoundError,
@@ -34,9 +31,6 @@ from pubsub.errors import (
 from pubsub.protocol.messages import Batch, CopyState
 from pubsub.storage.copies import (
     Copies,
-    decode_configs,
-    decode_names,
-    decode_proposal,
     encode_names,
     shared,
 )
@@ -45,24 +39,17 @@ from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import (
     DATABASE,
     DirectoryLock,
-    cannot_use,
-    check_file,
-    damaged,
-    move_aside,
     moved_aside,
 )
-from pubsub.storage.epochs import load_epochs
-from pubsub.storage.groups import StoredGroup, load_groups
-from pubsub.storage.migrate import upgrade
-from pubsub.storage.producers import Producers
+from pubsub.storage.groups import StoredGroup
+from pubsub.storage.opening import Contents, open_file
+from pubsub.storage.purging import Purging
 from pubsub.storage.reader import Reader
-from pubsub.storage.remains import beyond_mending, has_replicated, read_remains
+from pubsub.storage.remains import beyond_mending
 from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_ids
-from pubsub.storage.schema import BY_TOPIC, MANY_OF_A_TOPIC
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.upkeep import Upkeep
-from pubsub.storage.wal_check import frames_lost
 from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step
 from pubsub.storage.writer import Writer
 
@@ -70,12 +57,6 @@ log = logging.getLogger("pubsub.storage")
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-DROP_ROWS = 5000
-DROP_BYTES = 8 * MIB
-"""Messages, and their size, deleted in one transaction when a topic is dropped: publishes wait no longer than that."""
-SHRINK_PAGES = 500
-"""Pages given back to the file system in one transaction afterwards."""
 
 _DROPPED = "deleted"
 
@@ -85,11 +66,8 @@ __all__ = ["REMEMBERED_BATCHES", "Append", "Appended", "Statement", "Store"]
 class Store:
     """The log of every topic that a peer holds. Made by `open`."""
 
-    def __init__(
-        self, directory: Path, name: str, settings: StorageSettings, set_damaged_aside: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, name: str, settings: StorageSettings) -> None:
         self.directory = directory
-        self._set_damaged_aside = set_damaged_aside
         self.name = name
         self.settings = settings
         self.node_id = ""
@@ -120,6 +98,7 @@ class Store:
         self._lock = DirectoryLock(directory)
         self._engine: Engine
         self._writer: Writer
+        self._purging: Purging
         self._reader: Reader
         self._waiting_for_room: list[Callable[[], None]] = []
         self._probe: asyncio.TimerHandle | None = None
@@ -144,10 +123,12 @@ class Store:
             DataDirectoryError: it is in use, not writable, not a directory, or another peer's.
             DamagedFileError, NewerSchemaError: its file is refused, and left as it is.
         """
-        store = cls(directory, name, settings or StorageSettings(), set_damaged_aside)
-        opening = asyncio.create_task(asyncio.to_thread(store._open), name=f"pubsub: open {directory}")
+        store = cls(directory, name, settings or StorageSettings())
+        opening = asyncio.create_task(
+            asyncio.to_thread(store._open, set_damaged_aside), name=f"pubsub: open {directory}"
+        )
         try:
-            await asyncio.shield(opening)
+            store._take(await asyncio.shield(opening))
         except asyncio.CancelledError:  # the thread cannot be: wait for it, and let go of what it took
             await asyncio.wait([opening])
             opening.exception()  # seen
@@ -157,8 +138,9 @@ class Store:
         store._engine = engine
         store._writer = Writer(engine, store.path, store.settings, store._committed)
         store._reader = Reader(store.path, store.settings)
+        store._purging = Purging(store._writer, store.settings, store._purged)
         for topic in [t for t in store.by_id.values() if t.set_aside == _DROPPED]:
-            store._purge(topic.id)
+            store._purging.purge(topic.id)
         return store
 
     @property
@@ -176,103 +158,21 @@ class Store:
         """Names this start of this data directory."""
         return f"{self.node_id}.{self.starts}"
 
-    def _open(self) -> None:
+    def _open(self, set_damaged_aside: bool) -> Contents:
+        """Take the directory and open its file; in a thread."""
         self._lock.acquire()
         try:
-            try:
-                self._open_file()
-            except DamagedFileError as error:
-                remains = read_remains(self.path, self.name)
-                if not self._set_damaged_aside and not (remains is not None and remains.had_elsewhere):
-                    raise
-                if remains is not None:
-                    self.node_id, self.starts = remains.node_id, remains.starts
-                self._forget()
-                kept = move_aside(self.path)
-                log.error("%s; it is kept as %s, and this peer begins empty", error, kept.name)
-                self._open_file()
+            return open_file(self.path, self.name, self.settings, set_damaged_aside=set_damaged_aside)
         except BaseException:
             self._lock.release()
             raise
 
-    def _forget(self) -> None:
-        """Nothing of what was read of a file is so."""
-        for found in (self.topics, self.by_id, self.scheduled):
-            found.clear()
-        self.groups = []
-        self.cursors = CursorTable(self.change)
-
-    def _open_file(self) -> None:
-        try:
-            check_file(self.path, self.settings.quick_check_bytes)
-            lost = frames_lost(self.path)
-            if lost:
-                why = (
-                    f"{lost} pages or more of its write-ahead log cannot be read, and what they held is gone"
-                )
-                if has_replicated(self.path):  # a shorter log must not pass for the whole one
-                    raise damaged(self.path, why)
-                log.error("%s was damaged: %s; topics may end sooner than they did", self.path, why)
-            upgrade(self.path)
-            engine = writer_engine(self.path)
-            try:
-                with engine.connect() as connection:
-                    # In one transaction: a file that is refused after all is left as it is.
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    self._identify(connection)
-                    self._load(connection)
-                    if (topic := beyond_mending(connection, self.name)) is not None:
-                        raise damaged(self.path, f"the copy of topic {topic} in it cannot be mended")
-                    _save_producers(connection)
-                    connection.commit()
-            finally:
-                engine.dispose()
-        except DBAPIError as error:
-            raise cannot_use(self.path, error) from error
-        except (msgspec.MsgspecError, TypeError, KeyError, sqlite3.Error) as error:
-            raise damaged(self.path, str(error)) from error
-
-    def _identify(self, connection: Connection) -> None:
-        row = connection.exec_driver_sql("SELECT id, name, starts FROM node").one_or_none()
-        now_us = time.time_ns() // 1000
-        if row is None:
-            self.node_id, self.starts = self.node_id or secrets.token_hex(16), self.starts + 1
-            connection.exec_driver_sql(
-                "INSERT INTO node VALUES (?, ?, ?, ?)", (self.node_id, self.name, self.starts, now_us)
-            )
-            return
-        if row[1] != self.name:
-            raise DataDirectoryError(
-                f"the data directory {self.directory} belongs to peer {row[1]}, not {self.name}: "
-                f"start it as {row[1]} or give another with --data"
-            )
-        self.node_id, self.starts = row[0], row[2] + 1
-        connection.exec_driver_sql("UPDATE node SET starts = ?, written_at = ?", (self.starts, now_us))
-
-    def _load(self, connection: Connection) -> None:
-        for row in connection.exec_driver_sql(
-            "SELECT id, name, role, owner, epoch, first_offset, next_offset, committed, policy, created_at, "
-            "set_aside, messages, bytes AS size_bytes, compacted_to, replicas, in_sync, version, owner_address, "
-            "sound, promised, configs, proposal FROM topics"
-        ):
-            values = dict(row._mapping)
-            values["policy"] = msgspec.json.decode(values["policy"])
-            values["created_us"] = values.pop("created_at")
-            for names in ("replicas", "in_sync"):
-                values[names] = decode_names(values[names])
-            values["configs"] = decode_configs(values["configs"])
-            values["proposal"] = decode_proposal(values["proposal"])
-            if values["role"] == OWNER:
-                values["taken_up_at"] = values["next_offset"]
-            self._hold(Topic(**values))
-        for topic_id, epochs in load_epochs(connection).items():
-            self.by_id[topic_id].epochs = epochs
-        self.cursors.load(connection)
-        self.groups = load_groups(connection)
-        for topic_id, count, first_us in connection.exec_driver_sql(
-            "SELECT topic_id, count(*), min(due_at) FROM scheduled GROUP BY topic_id"
-        ):
-            self.scheduled[topic_id] = (count, first_us)
+    def _take(self, contents: Contents) -> None:
+        self.node_id, self.starts = contents.node_id, contents.starts
+        for topic in contents.topics:
+            self._hold(topic)
+        self.groups, self.scheduled = contents.groups, contents.scheduled
+        self.cursors.load(contents.cursors)
 
     def _hold(self, topic: Topic) -> None:
         self.by_id[topic.id] = topic
@@ -517,67 +417,11 @@ class Store:
     async def drop(self, topic: Topic) -> None:
         """Serve a topic no more and delete its rows: the topic is gone on return, its rows little by little."""
         await self.set_aside(topic, _DROPPED)
-        self._purge(topic.id)
+        self._purging.purge(topic.id)
 
-    def _purge(self, topic_id: int) -> None:
-        """Delete a part of a dropped topic's rows, then the next part, until the topic itself can go.
-
-        What a closing store leaves goes on at the next start.
-        """
-        if self._closed:
-            return
-
-        def delete(connection: Connection) -> bool:
-            last = _end_of_portion(connection, topic_id)
-            if last is not None:
-                connection.exec_driver_sql(
-                    "DELETE FROM messages WHERE topic_id = ? AND offset <= ?", (topic_id, last)
-                )
-                return False
-            for table, column in MANY_OF_A_TOPIC:
-                deleted = connection.exec_driver_sql(
-                    f"DELETE FROM {table} WHERE topic_id = ? AND {column} IN "
-                    f"(SELECT {column} FROM {table} WHERE topic_id = ? LIMIT ?)",
-                    (topic_id, topic_id, DROP_ROWS),
-                )
-                if deleted.rowcount == DROP_ROWS:
-                    return False
-            for table in BY_TOPIC:
-                connection.exec_driver_sql(f"DELETE FROM {table} WHERE topic_id = ?", (topic_id,))
-            connection.exec_driver_sql("DELETE FROM topics WHERE id = ?", (topic_id,))
-            return True
-
-        def deleted(finished: bool | None, error: PubsubError | None) -> None:
-            if error is not None:
-                log.warning("deleting the rows of topic %d is tried again: %s", topic_id, error)
-                asyncio.get_running_loop().call_later(self.settings.probe_seconds, self._purge, topic_id)
-            elif finished:
-                self.by_id.pop(topic_id, None)
-                self.cursors.forget(topic_id)
-                self._shrink()
-            else:
-                self._purge(topic_id)
-
-        self._writer.submit(Job(delete, deleted))
-
-    def _shrink(self) -> None:
-        """Give pages that hold nothing any more back to the file system, in portions."""
-        if self._closed:
-            return
-
-        def shrink(connection: Connection) -> bool:
-            free = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
-            for _ in range(min(free, SHRINK_PAGES)):
-                # One by one: the driver would take a single step, that is one page, of a larger number too.
-                connection.exec_driver_sql("PRAGMA incremental_vacuum(1)").close()
-            left = connection.exec_driver_sql("PRAGMA freelist_count").scalar() or 0
-            return 0 < left < free
-
-        def shrunk(more: bool | None, error: PubsubError | None) -> None:
-            if more and error is None:
-                self._shrink()
-
-        self._writer.submit(Job(shrink, shrunk))
+    def _purged(self, topic_id: int) -> None:
+        self.by_id.pop(topic_id, None)
+        self.cursors.forget(topic_id)
 
     def change(self, statements: Sequence[Statement], done: Callable[[PubsubError | None], None]) -> None:
         """Run statements within the next commit; `done` is called once they are on disk, or could not be run.
@@ -681,6 +525,7 @@ class Store:
         Idempotent; it goes on to its end where whoever waits for it is cancelled.
         """
         self._closed = True
+        self._purging.stop()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name=f"pubsub: close {self.directory}")
         await asyncio.shield(self._closing)
@@ -695,24 +540,3 @@ class Store:
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"the store in {self.directory} has been closed")
-
-
-def _save_producers(connection: Connection) -> None:
-    """Take over what the log tells of producers beyond their rows: a start after a crash."""
-    cursor = cast(sqlite3.Cursor, connection.connection.cursor())
-    Producers().save(cursor)
-    cursor.close()
-
-
-def _end_of_portion(connection: Connection, topic_id: int) -> int | None:
-    """The last offset that one transaction deletes of a topic, from its first message on; None without any."""
-    size, last = 0, None
-    for offset, size_bytes in connection.exec_driver_sql(
-        "SELECT offset, length(payload) FROM messages WHERE topic_id = ? ORDER BY offset LIMIT ?",
-        (topic_id, DROP_ROWS),
-    ).all():
-        last = offset
-        size += size_bytes or 0
-        if size >= DROP_BYTES:
-            break
-    return last

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import shutil
 import sqlite3
 import threading
 import time
@@ -24,30 +23,23 @@ from typing import Any, cast
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from pubsub.config import KIB, MIB, StorageSettings
+from pubsub.config import KIB, StorageSettings
 from pubsub.errors import InternalError, PubsubError, ReadOnlyError
 from pubsub.storage import beside
 from pubsub.storage.appending import Appender
 from pubsub.storage.copying import Copier
-from pubsub.storage.database import BUSY_TIMEOUT_SECONDS, CACHE_KIB
 from pubsub.storage.schema import PAGE_BYTES
+from pubsub.storage.wal import WriteAheadLog
 from pubsub.storage.work import Append, Change, Committed, Job, Received, Step, run_statements
 
 log = logging.getLogger("pubsub.storage")
 
 COMMIT_PAGES = 3
 """Pages that a commit writes besides the messages: topic, the tree's inner pages. An estimate."""
-SPARE_LOGS = 16
-"""The log is given its full size in advance only where the disk has room for so many."""
 ROW_BYTES = 24
 """What a row takes besides key, headers and payload. An estimate."""
 MARK_BYTES = 40
 """What a batch adds to its first row. An estimate."""
-
-LOG_CHECKPOINTS = 2
-"""A write-ahead log of so many times `checkpoint_bytes` is one that readers keep from being started over."""
-RESTART_MILLISECONDS = 100
-"""How long a checkpoint may then wait for reads under way to end; publishes wait with it."""
 
 IDLE_SECONDS = 1.0
 """Without a commit for so long, the write-ahead log is copied into the file."""
@@ -100,9 +92,7 @@ class Writer:
         """The connection's own cursor, for the path of every publish: SQLAlchemy's layer would triple its cost."""
         self._appender = Appender()
         self._copier = Copier(self._appender.producers)
-        self._grown = False
-        self._unchecked_bytes = 0
-        """Written to the WAL since the last checkpoint, about."""
+        self._wal = WriteAheadLog(path, settings)
         self._committed_at = 0.0
         self._lock = threading.Lock()
         self._quick = False
@@ -154,13 +144,13 @@ class Writer:
         group, size_bytes = self._small, self._small_bytes
         self._small, self._small_bytes = [], 0
         try:
-            checkpointed = self._unchecked_bytes == 0
+            checkpointed = self._wal.unchecked_bytes == 0
             outcome = self._commit(group, size_bytes)
         finally:
             self._lock.release()
         if self._committed_at - began > SLOW_COMMIT_SECONDS:
             self._slow_until = self._committed_at + SLOW_DISK_SECONDS
-        if checkpointed or self._unchecked_bytes >= self._settings.checkpoint_bytes:
+        if checkpointed or self._wal.full:
             self._queue.put(_Look())
         self._committed(outcome)
 
@@ -176,9 +166,7 @@ class Writer:
             with self._engine.connect() as connection:
                 self._connection = connection
                 self._cursor = cast(sqlite3.Cursor, connection.connection.cursor())
-                # A log that readers made larger than it ever is gets back to that size when it is started over.
-                most_bytes = LOG_CHECKPOINTS * self._settings.checkpoint_bytes
-                self._cursor.execute(f"PRAGMA journal_size_limit = {most_bytes}").fetchall()
+                self._wal.open(connection, self._cursor)
                 beside.watch(self._cursor)
                 try:
                     while self._turn(self._next()):
@@ -198,41 +186,18 @@ class Writer:
             elif isinstance(work, Shared):
                 group, size_bytes = self._group(work)
                 self._call(len(group), self._committed, self._commit(group, size_bytes))
-                if not self._grown:
-                    self._grow_log()
+                if not self._wal.grown:
+                    self._wal.grow()
+                    self._roll_back()
             stops = isinstance(work, _Stop)
             rested = work is None and time.monotonic() - self._committed_at >= IDLE_SECONDS
             self._checkpoint(idle=stops or rested)
-            self._quick = self._grown and not stops
+            self._quick = self._wal.grown and not stops
             return not stops
-
-    def _grow_log(self) -> None:
-        """Have the write-ahead log its full size, once there is something to write, and before it matters.
-
-        SQLite deletes the log at the end, and a commit that makes the file longer takes nearly twice as long as one
-        that writes where there was something before. A transaction that is rolled back leaves the file long.
-        """
-        self._grown = True
-        assert self._cursor is not None
-        wanted = self._settings.checkpoint_bytes
-        try:
-            if (
-                wanted < 4 * CACHE_KIB * KIB
-                or shutil.disk_usage(self._path.parent).free < SPARE_LOGS * wanted
-            ):
-                return
-            self._cursor.execute("BEGIN IMMEDIATE")
-            self._cursor.execute("CREATE TABLE grown (x)")
-            rows = [(MIB,)] * (wanted // MIB + 2 * CACHE_KIB // KIB)  # what the cache holds is not written
-            self._cursor.executemany("INSERT INTO grown VALUES (zeroblob(?))", rows)
-        except (OSError, sqlite3.Error) as error:
-            log.info("the write-ahead log of %s grows as it is needed: %s", self._path, error)
-        finally:
-            self._roll_back()
 
     def _refuse_all(self, error: PubsubError) -> None:
         """Until the end, answer everything with `error`: nobody is to wait for ever."""
-        self._unchecked_bytes = 0
+        self._wal.unchecked_bytes = 0
         while not isinstance(work := self._next(), _Stop):
             if isinstance(work, Job):
                 self._call(1, work.done, None, error)
@@ -244,7 +209,7 @@ class Writer:
             work, self._held = self._held, None
             return work
         try:
-            return self._queue.get(timeout=IDLE_SECONDS if self._unchecked_bytes else None)
+            return self._queue.get(timeout=IDLE_SECONDS if self._wal.unchecked_bytes else None)
         except queue.Empty:
             return None
 
@@ -271,7 +236,7 @@ class Writer:
             result = job.change(self._connection)
             self._connection.commit()
             self._forget()  # a job may have changed any topic
-            self._unchecked_bytes += COMMIT_PAGES * PAGE_BYTES
+            self._wal.unchecked_bytes += COMMIT_PAGES * PAGE_BYTES
         except Exception as error:
             failure = self._undo(error)
         self._call(1, job.done, result, failure)
@@ -279,11 +244,9 @@ class Writer:
     def _commit(self, group: list[Shared], size_bytes: int) -> Committed:
         assert self._cursor is not None
         try:
-            unchecked_bytes = self._unchecked_bytes + COMMIT_PAGES * PAGE_BYTES + size_bytes
-            outcome = self._write(
-                self._cursor, group, snapshot=unchecked_bytes >= self._settings.checkpoint_bytes
-            )
-            self._unchecked_bytes = unchecked_bytes
+            added_bytes = COMMIT_PAGES * PAGE_BYTES + size_bytes
+            outcome = self._write(self._cursor, group, snapshot=self._wal.fills_with(added_bytes))
+            self._wal.unchecked_bytes += added_bytes
         except Exception as error:
             outcome = _failed(group, self._undo(error))
         self._committed_at = time.monotonic()
@@ -370,17 +333,9 @@ class Writer:
 
     def _checkpoint(self, idle: bool) -> None:
         """Copy the write-ahead log into the file, when it is large or there is nothing else to do."""
-        if self._unchecked_bytes >= self._settings.checkpoint_bytes or (idle and self._unchecked_bytes):
-            assert self._connection is not None
+        if self._wal.full or (idle and self._wal.unchecked_bytes):
             self._save_producers()
-            try:
-                _, pages, _ = self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
-                if pages * PAGE_BYTES > LOG_CHECKPOINTS * self._settings.checkpoint_bytes:
-                    _start_log_over(self._connection)
-                self._connection.rollback()
-            except DBAPIError as error:
-                log.warning("checkpoint of %s failed, to be tried again: %s", self._path, error.orig)
-            self._unchecked_bytes = 0
+            self._wal.checkpoint()
 
 
 def _take(cursor: sqlite3.Cursor, step: Step) -> tuple[Step, Any, PubsubError | None]:
@@ -405,19 +360,6 @@ def _take(cursor: sqlite3.Cursor, step: Step) -> tuple[Step, Any, PubsubError | 
             failure = InternalError("a part of a transaction failed inside the peer; see its log")
     cursor.execute("RELEASE step")
     return step, result, failure
-
-
-def _start_log_over(connection: Connection) -> None:
-    """Wait for the reads under way, so that the next commit writes at the beginning of the write-ahead log again.
-
-    Where reads never pause, the log would grow for ever. One that takes longer, such as a person's in sqlite3,
-    is not waited for: the log grows until it has ended.
-    """
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {RESTART_MILLISECONDS}").close()
-    try:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)").close()
-    finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}").close()
 
 
 def _failed(group: list[Shared], error: PubsubError) -> Committed:

@@ -413,7 +413,7 @@ async def test_setting_the_clock_neither_ends_nor_prolongs_leases_and_delays(
     )
     (first,) = member.got
     await member.settle("nack", first, delay_us=200_000)
-    monkeypatch.setattr("pubsub.peer.group_work.time", clock)
+    monkeypatch.setattr("pubsub.peer.lease_clock.time", clock)
     await wait_until(lambda: len(member.got) == 2)
     assert member.got[1] == (first[0], 2)
     assert await held.settle("ack", *held.got) == []

@@ -190,19 +190,19 @@ async def test_a_stopped_owner_that_knows_too_little_does_not_say_out_of_order(t
         node.publishing.publish(frame, answers.append)
         (error,) = await wait_until(lambda: answers)
         assert isinstance(error, SequenceError)  # it is the owner: the index says so
-        propose = node.replicas.propose
+        propose = node.proposing.propose
 
         async def nobody(*_: object, **__: object) -> bool:
             raise IndexUnavailableError("no index")
 
-        node.replicas.propose = nobody  # type: ignore[method-assign, assignment]
+        node.proposing.propose = nobody  # type: ignore[method-assign, assignment]
         answers.clear()
         for feeding in list(node.replicas.find(topic).feedings.values()):  # type: ignore[union-attr]
             feeding.connection.hold_reading("test")
         node.publishing.publish(frame, answers.append)
         (error,) = await wait_until(lambda: answers)
         assert isinstance(error, NotOwnerError)
-        node.replicas.propose = propose  # type: ignore[method-assign]
+        node.proposing.propose = propose  # type: ignore[method-assign]
 
 
 async def test_an_owner_that_is_back_before_its_deadline_goes_on_in_its_epoch(tmp_path: Path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pubsub.storage import store as store_module
+from pubsub.storage import purging
 from pubsub.storage.store import Store
 from tests.integration.storage.stores import append, ask, copy_of, read_all
 from tests.waiting import wait_until
@@ -32,7 +32,7 @@ async def test_a_dropped_topic_leaves_nothing_and_others_are_left_alone(store: S
 async def test_rows_go_in_portions_between_which_appends_are_stored(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "DROP_ROWS", 100)
+    monkeypatch.setattr(purging, "DROP_ROWS", 100)
     dropped, other = [await store.create(copy_of(n, f"t{n}")) for n in (1, 2)]
     await append(store, dropped, [b"x"] * 5_000)
     await store.drop(dropped)
@@ -48,14 +48,14 @@ async def test_rows_go_in_portions_between_which_appends_are_stored(
 async def test_a_portion_of_large_messages_is_bounded_in_bytes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "DROP_BYTES", 100_000)
+    monkeypatch.setattr(purging, "DROP_BYTES", 100_000)
     dropped = await store.create(copy_of(1, "t"))
     for _ in range(10):
         await append(store, dropped, [bytes(50_000)] * 10)
     told: list[int] = []
 
     def last_of_portion(connection: Any) -> None:
-        told.append(store_module._end_of_portion(connection, 1))
+        told.append(purging._end_of_portion(connection, 1))
 
     await store.change_file(last_of_portion)
     assert told == [1]
@@ -64,7 +64,7 @@ async def test_a_portion_of_large_messages_is_bounded_in_bytes(
 async def test_dropping_goes_on_after_a_restart_in_the_middle(
     open_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "DROP_ROWS", 100)
+    monkeypatch.setattr(purging, "DROP_ROWS", 100)
     store = await open_store()
     await append(store, await store.create(copy_of(1, "t")), [b"x"] * 5_000)
     await store.drop(store.topic("t"))
@@ -80,7 +80,7 @@ async def test_dropping_goes_on_after_a_restart_in_the_middle(
 
 
 async def test_the_file_shrinks_after_a_drop(open_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SHRINK_PAGES", 50)
+    monkeypatch.setattr(purging, "SHRINK_PAGES", 50)
     store = await open_store()
     dropped, kept = [await store.create(copy_of(n, f"t{n}")) for n in (1, 2)]
     for _ in range(40):
