@@ -9,6 +9,9 @@ Rules (those of Kafka's log replication, KIP-966 among them, with the registry's
   a loss of the registry have among them every committed message (core/rebuild).
 - A replica leaves when it was out of contact, or behind, for longer than `lag`; it comes in when it has all that is
   committed and has caught up with the log as it was at its report before, in this epoch.
+- Where publishing never pauses, a copy that keeps up is still a moment behind whenever one looks. So one that has
+  caught up in that sense is waited for: it counts for what is committed from then on, until it has that and is
+  proposed, but for `JOIN_US` at most. To count one copy more is always safe.
 - One proposal at a time. It is stored before it is sent, and stays in force until the registry tells a newer version
   of the record: asking again changes nothing, and giving up is not possible, for it may still arrive.
 - A change of the set of replicas counts besides the former set until enough of those have stored it.
@@ -26,6 +29,10 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from pubsub.core.follower import Follower
+
+JOIN_US = 1_000_000
+"""How long what is committed may wait for a copy that is about to come in. One that takes longer has to wait itself,
+for as long as a copy may be behind."""
 
 
 def default_min_in_sync(copies: int) -> int:
@@ -139,7 +146,9 @@ class OwnerProgress:
     __slots__ = (
         "_configs",
         "_followers",
+        "_joining",
         "_since",
+        "_wait_until",
         "committed",
         "epoch",
         "epoch_start",
@@ -177,6 +186,10 @@ class OwnerProgress:
         """A newer epoch has begun: this is over."""
         self._since = now
         self._followers: dict[str, Follower] = {}
+        self._joining: dict[str, int] = {}
+        """Copies that are waited for, and since when."""
+        self._wait_until: dict[str, int] = {}
+        """Copies that are not waited for again before then."""
         self._configs: list[Config] = []
         for config in [*sorted(known, key=lambda config: config.order), membership.config]:
             self._add_config(config)
@@ -245,13 +258,21 @@ class OwnerProgress:
         """
         if self.superseded:
             return None
+        self._wait_for_joining(now, contacts)
         if self.proposal is None:
             wanted = self._wanted(now, contacts)
             if set(wanted) != set(self.membership.in_sync):
                 self.proposal = Proposal(epoch=self.epoch, version=self.membership.version, in_sync=wanted)
                 # From here on both sets count, also if it is never sent.
+                for peer in wanted:
+                    self._joining.pop(peer, None)
                 self._advance()
         return self.proposal
+
+    def comes_in(self, peer: str) -> bool:
+        """Whether a copy that was waited for has what is committed: the next `tick` should not be waited for."""
+        follower = self._followers.get(peer)
+        return peer in self._joining and follower is not None and (follower.log_end or 0) >= self.committed
 
     # What follows
 
@@ -343,9 +364,30 @@ class OwnerProgress:
             return False
         if peer in self.membership.in_sync:
             return self._recent(follower.behind_since(self.log_end, now), now, contacts)
-        least = max(self.committed, self.epoch_start)
-        recent = self._recent(follower.behind_since(self.log_end, now), now, contacts)
-        return recent and follower.has_caught_up(least, self.log_end)
+        return self._may_come_in(peer, follower, self.committed, now, contacts)
+
+    def _may_come_in(self, peer: str, follower: Follower, least: int, now: int, contacts: Contacts) -> bool:
+        return (
+            follower.standing != "lost"
+            and not contacts.silent(peer, self._since, now)
+            and self._recent(follower.behind_since(self.log_end, now), now, contacts)
+            and follower.has_caught_up(max(least, self.epoch_start), self.log_end)
+        )
+
+    def _wait_for_joining(self, now: int, contacts: Contacts) -> None:
+        """See who is about to come in, and wait no more for who takes too long or has fallen behind."""
+        joining: dict[str, int] = {}
+        for peer in set(self.membership.replicas) - self.counted - {self.peer}:
+            follower = self._followers.get(peer)
+            if follower is None or not self._may_come_in(peer, follower, 0, now, contacts):
+                continue
+            since = self._joining.get(peer, now)
+            if now - since > JOIN_US:
+                self._wait_until[peer] = now + contacts.lag
+            elif now >= self._wait_until.get(peer, now):
+                joining[peer] = since
+        self._joining = joining
+        self._advance()
 
     def _recent(self, instant: int, now: int, contacts: Contacts) -> bool:
         return now - max(instant, contacts.awake_since) <= contacts.lag
@@ -355,7 +397,7 @@ class OwnerProgress:
         if any(len(counted.intersection(c.replicas)) < c.min_in_sync for c in self._configs):
             return
         low = self.log_end
-        for peer in counted - {self.peer}:
+        for peer in {*counted, *self._joining} - {self.peer}:
             follower = self._followers.get(peer)
             end = follower.counts_to if follower is not None else None
             if end is None:

@@ -252,6 +252,8 @@ class Replicas:
                 owned.progress.followed(feeding.name, feeding.epoch, end, now, config, sound=feeding.sound)
                 if not feeding.sound:
                     self._untold.add(owned)
+                if owned.progress.comes_in(feeding.name):
+                    self._change_copies(owned, now)
             touched.add(owned)
             feeding.credit(messages, size_bytes)
         for owned in touched:
@@ -281,17 +283,22 @@ class Replicas:
             contacts.tick(now)
         self._find_silent(now)
         for owned in list(self._awake):
-            contacts = self._contacts[owned.lag_us]
-            proposal = owned.progress.tick(now, contacts)
-            if proposal is not None or owned.unsaved(None):
-                self._node.proposing.start(owned, proposal, now)
-            elif owned.progress.quiet:
+            if not self._change_copies(owned, now) and owned.progress.quiet:
                 self._awake.discard(owned)
+            self._advance(owned)
             if owned.waiting and not owned.progress.enough and not owned.progress.resigning:
                 refusal = owned.refusal()
                 if refusal is not None:
                     owned.fail_waiting(refusal)
         self._tell_followers()
+
+    def _change_copies(self, owned: Owned, now: int) -> bool:
+        """Propose what core wants to be changed of a topic's copies, if anything."""
+        proposal = owned.progress.tick(now, self._contacts[owned.lag_us])
+        wanted = proposal is not None or owned.unsaved(None)
+        if wanted:
+            self._node.proposing.start(owned, proposal, now)
+        return wanted
 
     def _find_silent(self, now: int) -> None:
         """Wake the topics of peers of which nothing is heard any more."""

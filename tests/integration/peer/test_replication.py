@@ -112,6 +112,26 @@ async def test_a_client_that_goes_through_the_index_publishes_to_replicated_topi
             assert await relayed.publish("t", b"b") == 1
 
 
+async def test_a_first_copy_comes_in_while_publishing_never_pauses(tmp_path: Path):
+    async with cluster(tmp_path, "alice", "bob") as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice")
+        stop = asyncio.Event()
+
+        async def publish() -> None:
+            while not stop.is_set():
+                await client.publish("t", b"x" * 100)
+
+        publishing = [asyncio.create_task(publish(), name=f"publisher {n}") for n in range(50)]
+        try:
+            await client.change_replicas("t", add=["bob"])
+            async with asyncio.timeout(15):
+                await site.in_sync("t", "alice", "bob")
+        finally:
+            stop.set()
+        await asyncio.gather(*publishing)
+
+
 async def test_a_topic_gains_and_loses_replicas_while_it_is_published_to(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await site.client()

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from pubsub.core.replication import (
+    JOIN_US,
     Config,
     Contacts,
     Membership,
@@ -332,6 +333,42 @@ def test_a_copy_comes_in_under_a_steady_stream_of_publishes() -> None:
     proposal = progress.tick(5, contact)
     assert proposal is not None
     assert proposal.in_sync == ("a", "b", "c")
+
+
+def a_sole_owner_whose_copy_is_always_a_message_behind() -> OwnerProgress:
+    progress = a_progress(membership=a_membership(in_sync=("a",), min_in_sync=1))
+    for n in range(1, 5):
+        progress.appended(n, n)
+        progress.followed("b", 5, n - 1, n)
+    assert progress.committed == progress.log_end == 4
+    return progress
+
+
+def test_a_copy_that_keeps_up_is_waited_for_where_the_owner_alone_commits() -> None:
+    progress, contact = a_sole_owner_whose_copy_is_always_a_message_behind(), contacts("b")
+    assert progress.tick(5, contact) is None
+    assert not progress.comes_in("b")
+    progress.appended(6, 6)
+    assert progress.committed == 4
+    progress.followed("b", 5, 5, 7)
+    assert progress.committed == 5
+    assert progress.comes_in("b")
+    proposal = progress.tick(7, contact)
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "b")
+
+
+def test_a_copy_that_then_says_nothing_is_not_waited_for_longer_than_a_moment() -> None:
+    progress, contact = a_sole_owner_whose_copy_is_always_a_message_behind(), contacts("b")
+    assert progress.tick(5, contact) is None
+    progress.appended(6, 6)
+    assert progress.tick(5 + JOIN_US, contact) is None
+    assert progress.committed == 4
+    assert progress.tick(6 + JOIN_US, contact) is None
+    assert progress.committed == 6
+    assert progress.tick(7 + JOIN_US, contact) is None  # nor again at once
+    progress.appended(7, 8 + JOIN_US)
+    assert progress.committed == 7
 
 
 def test_who_is_no_replica_any_more_leaves_the_in_sync_set() -> None:
