@@ -36,7 +36,7 @@ from pubsub.peer.schedule import Schedule
 from pubsub.peer.scrubbing import Scrubbing
 from pubsub.peer.shipping import Shipping
 from pubsub.protocol import messages as m
-from pubsub.storage.cursors import cursors_of
+from pubsub.storage.cursors import load_cursors
 from pubsub.storage.remains import DAMAGED
 from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
@@ -217,7 +217,7 @@ class Node:
 
     async def serve_topic(self, topic: Topic) -> None:
         """This peer owns a topic from now on, of which it had a copy."""
-        self.store.cursors.load(await self.store.look(cursors_of, topic.id))
+        self.store.cursors.load(await self.store.look(load_cursors, topic.id))
         await self.groups.take_topic(topic)
         await self.schedule.take_topic(topic)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -45,10 +44,10 @@ class CursorTable:
         self._generation = 0
         """The highest given out. They follow the clock, so that a data directory made anew goes on above the old."""
 
-    def load(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take in rows that others stored: what the file has when it is opened, or a topic that is taken over."""
-        for row in rows:
-            self._put(Cursor(**(dict(zip(Cursor.__struct_fields__, row, strict=True)))))
+    def load(self, cursors: Iterable[Cursor]) -> None:
+        """Take in what others stored: what the file has when it is opened, or a topic that is taken over."""
+        for cursor in cursors:
+            self._put(cursor)
 
     def _put(self, cursor: Cursor) -> None:
         self._topics.setdefault(cursor.topic_id, {})[cursor.name] = cursor
@@ -282,10 +281,14 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
-def cursors_of(connection: Connection, topic_id: int) -> list[tuple[Any, ...]]:
-    """The rows of one topic."""
-    found = connection.exec_driver_sql(
-        "SELECT topic_id, name, topic, position, generation, updated_at FROM cursors WHERE topic_id = ?",
-        (topic_id,),
+def load_cursors(connection: Connection, topic_id: int | None = None) -> list[Cursor]:
+    """Every cursor of the file, or those of one topic.
+
+    Raises:
+        msgspec.ValidationError: a row holds what none can.
+    """
+    of_topic, values = ("", ()) if topic_id is None else (" WHERE topic_id = ?", (topic_id,))
+    rows = connection.exec_driver_sql(
+        f"SELECT topic_id, name, topic, position, generation, updated_at FROM cursors{of_topic}", values
     )
-    return [tuple(row) for row in found]
+    return [msgspec.convert(dict(zip(Cursor.__struct_fields__, row, strict=True)), Cursor) for row in rows]

@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 from sqlalchemy import Connection
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from pubsub.config import StorageSettings
 from pubsub.errors import DamagedFileError, DataDirectoryError
 from pubsub.storage.copies import decode_configs, decode_names, decode_proposal
+from pubsub.storage.cursors import Cursor, load_cursors
 from pubsub.storage.database import writer_engine
 from pubsub.storage.directory import cannot_use, check_file, damaged, move_aside
 from pubsub.storage.epochs import load_epochs
@@ -42,8 +43,7 @@ class Contents(msgspec.Struct, kw_only=True):
     """How often a peer has been started on it, this time included."""
     topics: list[Topic]
     groups: list[StoredGroup]
-    cursors: list[tuple[Any, ...]]
-    """Rows, in the order of `cursors.Cursor`."""
+    cursors: list[Cursor]
     scheduled: dict[int, tuple[int, int]]
     """Topic id -> how many messages are held for later, and when the first is due."""
 
@@ -123,9 +123,6 @@ def _load(connection: Connection, node_id: str, starts: int) -> Contents:
     topics = _load_topics(connection)
     for topic_id, epochs in load_epochs(connection).items():
         topics[topic_id].epochs = epochs
-    cursors = connection.exec_driver_sql(
-        "SELECT topic_id, name, topic, position, generation, updated_at FROM cursors"
-    )
     scheduled = connection.exec_driver_sql(
         "SELECT topic_id, count(*), min(due_at) FROM scheduled GROUP BY topic_id"
     )
@@ -134,7 +131,7 @@ def _load(connection: Connection, node_id: str, starts: int) -> Contents:
         starts=starts,
         topics=list(topics.values()),
         groups=load_groups(connection),
-        cursors=[tuple(row) for row in cursors],
+        cursors=load_cursors(connection),
         scheduled={topic_id: (count, first_us) for topic_id, count, first_us in scheduled},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import sqlite3
@@ -217,6 +218,18 @@ async def test_a_damaged_file_is_kept_under_another_name_where_that_is_wanted_an
         await again.close()
         assert (tmp_path / again.files_aside[0]).read_bytes() == before
         overwrite(store.path, 0, b"garbage!" * 8)
+
+
+async def test_a_cursor_that_is_none_is_damage_and_the_directory_is_let_go(tmp_path: Path):
+    store = await Store.open(tmp_path, "alice")
+    await fill(store)
+    await store.close()
+    with contextlib.closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("INSERT INTO cursors VALUES (1, 'd', 't', 0, 'no number', 1)")
+        connection.commit()
+    for _ in range(2):
+        with pytest.raises(DamagedFileError):
+            await Store.open(tmp_path, "alice")
 
 
 async def test_a_sound_file_is_not_set_aside(tmp_path: Path):
