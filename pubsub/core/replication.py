@@ -355,23 +355,20 @@ class OwnerProgress:
         return (self.peer, *(peer for peer in others if peer in staying))
 
     def _keeps_up(self, peer: str, now: int, contacts: Contacts) -> bool:
-        if contacts.silent(peer, self._since, now):
-            return False
-        follower = self._followers.get(peer)
+        in_sync, follower = peer in self.membership.in_sync, self._followers.get(peer)
         if follower is None:
-            return peer in self.membership.in_sync and self._recent(self._since, now, contacts)
-        if follower.standing == "lost":
-            return False
-        if peer in self.membership.in_sync:
-            return self._recent(follower.behind_since(self.log_end, now), now, contacts)
-        return self._may_come_in(peer, follower, self.committed, now, contacts)
+            silent = contacts.silent(peer, self._since, now)
+            return in_sync and not silent and self._recent(self._since, now, contacts)
+        return self._is_near(peer, follower, now, contacts) and (
+            in_sync or follower.has_caught_up(max(self.committed, self.epoch_start), self.log_end)
+        )
 
-    def _may_come_in(self, peer: str, follower: Follower, least: int, now: int, contacts: Contacts) -> bool:
+    def _is_near(self, peer: str, follower: Follower, now: int, contacts: Contacts) -> bool:
+        """Whether a copy is in contact, has lost nothing, and has not been behind for too long."""
         return (
             follower.standing != "lost"
             and not contacts.silent(peer, self._since, now)
             and self._recent(follower.behind_since(self.log_end, now), now, contacts)
-            and follower.has_caught_up(max(least, self.epoch_start), self.log_end)
         )
 
     def _wait_for_joining(self, now: int, contacts: Contacts) -> None:
@@ -379,7 +376,11 @@ class OwnerProgress:
         joining: dict[str, int] = {}
         for peer in set(self.membership.replicas) - self.counted - {self.peer}:
             follower = self._followers.get(peer)
-            if follower is None or not self._may_come_in(peer, follower, 0, now, contacts):
+            if (
+                follower is None
+                or not self._is_near(peer, follower, now, contacts)
+                or not follower.has_caught_up(self.epoch_start, self.log_end)
+            ):
                 continue
             since = self._joining.get(peer, now)
             if now - since > JOIN_US:
