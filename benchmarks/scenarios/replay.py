@@ -109,6 +109,7 @@ scenario = Scenario(
     ),
     targets=(
         Target(subject=OURS.name, metric=RATE, at_least=700_000),
+        Target(subject=BESIDE, metric=KEEPS_REPLAY, at_least=0.7),
         Target(subject=BESIDE, metric=KEEPS_PUBLISHING, at_least=0.7),
     ),
     plots=(RATE,),

@@ -60,7 +60,7 @@ def test_a_seed_gives_the_same_run_each_time_and_a_story_that_can_be_read() -> N
     ],
 )
 def test_the_seeds_lead_to(what: str) -> None:
-    assert any(what in line for seed in range(120) for line in story_of(seed))
+    assert any(what in line for seed in range(40, 100) for line in story_of(seed))
 
 
 @cache
