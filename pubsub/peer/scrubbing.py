@@ -232,7 +232,11 @@ class Scrubbing:
         except (NotOwnerError, ReadOnlyError, ClosedError):  # it has changed hands, or the disk is full
             return False
         except PubsubError as error:
-            await node.damaged(topic, f"{damage.why}; its rows cannot be taken away: {error}")
+            try:
+                await node.damaged(topic, f"{damage.why}; its rows cannot be taken away: {error}")
+            except PubsubError as failure:
+                log.warning("topic %s, which is damaged, is not set aside yet: %s", topic.name, failure)
+                return False
             damage.state = (
                 "set aside; this peer starts again to have it filled anew"
                 if node.start_again.is_set()
