@@ -7,8 +7,9 @@ Rules (those of Kafka's log replication, KIP-966 among them, with the registry's
   until the registry has confirmed.
 - And once at least `min_in_sync` copies have it, whoever is in sync: then any `answers_needed` copies that answer after
   a loss of the registry have among them every committed message (core/rebuild).
-- A replica leaves when it was out of contact, or behind, for longer than `lag`; it comes in when it has all that is
-  committed and has caught up with the log as it was at its report before, in this epoch.
+- A replica leaves when it was out of contact, or behind, for longer than `lag`, or says that it is about to stop; it
+  comes in when it has all that is committed and has caught up with the log as it was at its report before, in this
+  epoch.
 - Where publishing never pauses, a copy that keeps up is still a moment behind whenever one looks. So one that has
   caught up in that sense is waited for: it counts for what is committed from then on, until it has that and is
   proposed, but for `JOIN_US` at most. To count one copy more is always safe.
@@ -104,16 +105,22 @@ class Contacts:
         lag: How long a follower may be silent or behind.
     """
 
-    __slots__ = ("_heard", "_ticked_at", "awake_since", "lag")
+    __slots__ = ("_heard", "_leaving", "_ticked_at", "awake_since", "lag")
 
     def __init__(self, lag: int, now: int) -> None:
         self.lag = lag
         self.awake_since = now
         self._ticked_at = now
         self._heard: dict[str, int] = {}
+        self._leaving: set[str] = set()
 
     def heard(self, peer: str, now: int) -> None:
         self._heard[peer] = now
+        self._leaving.discard(peer)
+
+    def leaves(self, peer: str) -> None:
+        """It is about to stop: nobody is to wait for it, until it is heard of again."""
+        self._leaving.add(peer)
 
     def tick(self, now: int) -> None:
         """To be called several times within a lag."""
@@ -125,8 +132,8 @@ class Contacts:
         return max(self._heard.get(peer, self.awake_since), self.awake_since)
 
     def silent(self, peer: str, since: int, now: int) -> bool:
-        """Whether nothing was heard of it for too long, of which time before `since` does not count."""
-        return now - max(self.heard_at(peer), since) > self.lag
+        """Whether it leaves, or nothing was heard of it for too long, of which time before `since` does not count."""
+        return peer in self._leaving or now - max(self.heard_at(peer), since) > self.lag
 
 
 class OwnerProgress:

@@ -29,6 +29,7 @@ log = logging.getLogger("pubsub.peer")
 SIGN_SECONDS = 1.0
 """A follower is heard of at least so often."""
 RETRY_SECONDS = 0.25
+LOOK_SECONDS = 0.01
 ASK_INDEX_SECONDS = 1.0
 """How often an index is asked who owns a topic that its owner does not."""
 CONNECT_SECONDS = 3.0
@@ -44,11 +45,12 @@ class Following:
         self._sources: dict[str, Source] = {}
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._asked_at: dict[int, float] = {}
-        self._leaving = False
+        self.leaving = False
+        """This peer is about to stop."""
 
     def begin(self, topic: Topic) -> None:
         """Follow the owner of a copy."""
-        if self._leaving or not topic.owner or topic.owner == self.node.name:
+        if self.leaving or not topic.owner or topic.owner == self.node.name:
             return
         source = self._sources.get(topic.owner)
         if source is None:
@@ -89,8 +91,23 @@ class Following:
             log.debug("nobody says who owns topic %s: %s", topic.name, error)
 
     def leave(self) -> None:
-        """Begin to follow nobody any more: this peer is about to stop, and who has it in sync would wait for it."""
-        self._leaving = True
+        """Follow nobody anew, and tell those that are followed not to wait: this peer will stop. Idempotent."""
+        if not self.leaving:
+            self.leaving = True
+            for source in self._sources.values():
+                source.report_soon()
+
+    async def left(self, timeout_seconds: float) -> None:
+        """After `leave`: wait until no owner that is followed has a copy of this peer in sync, for so long at most.
+
+        Until then what is published there is waited for here, so it must go on being stored.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + timeout_seconds
+        while loop.time() < give_up_at:
+            if not any(source.counts_on_us for source in self._sources.values()):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
     def link(self, topic: Topic) -> Link | None:
         """The connection to the owner of a copy, while it follows."""
@@ -162,6 +179,11 @@ class Source:
         log.debug("copy of %s does not follow %s: %s", copying.topic.name, self.owner, error)
         self._again[copying] = outdated
 
+    @property
+    def counts_on_us(self) -> bool:
+        """Whether the owner waits for a copy of this peer before it takes a message as committed."""
+        return any(c.follows and self.name in c.topic.in_sync for c in self.copies.values())
+
     # Reports
 
     def report(self, number: int, end: int, messages: int, size_bytes: int) -> None:
@@ -173,7 +195,7 @@ class Source:
             entry[0] = max(end, entry[0])
             entry[1] += messages
             entry[2] += size_bytes
-        self._report_soon()
+        self.report_soon()
 
     def report_beside(self, number: int, shipped: int) -> None:
         """A copy has what its topic has besides messages, up to this change; `report` follows."""
@@ -186,7 +208,8 @@ class Source:
             self._configs.append((number, config.epoch, config.version))
             self.report(number, copying.topic.next_offset, 0, 0)
 
-    def _report_soon(self) -> None:
+    def report_soon(self) -> None:
+        """Report at the end of this turn of the event loop, also if there is nothing to say."""
         if not self._reporting:
             self._reporting = True
             self._loop.call_soon(self._report)
@@ -199,7 +222,12 @@ class Source:
         beside, self._beside = list(self._beside.items()), {}
         if self.link is not None and self.link.open:
             self._reported_at = self._loop.time()
-            frame = m.Progress([(n, end, messages, size) for n, end, messages, size in ends], configs, beside)
+            frame = m.Progress(
+                [(n, end, messages, size) for n, end, messages, size in ends],
+                configs,
+                beside,
+                self.node.following.leaving,
+            )
             self.link.send(encode_frame(frame))
             store, link = self.node.store, self.link
             if store.full:
@@ -291,7 +319,7 @@ class Source:
                 if self.copies.get(copying.topic.id) is copying and not copying.follows:
                     copying.ask()
             if self._loop.time() - self._reported_at >= SIGN_SECONDS:
-                self._report_soon()
+                self.report_soon()
 
     def close(self) -> None:
         """Follow no more."""

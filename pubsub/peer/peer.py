@@ -63,6 +63,8 @@ FIRST_REGISTRATION_SECONDS = 3.0
 GOODBYE_SECONDS = 1.0
 HAND_OVER_SECONDS = 1.0
 """How long a closing peer takes to give its topics to others; what is left they find out by its deadline."""
+LEAVE_SECONDS = 1.0
+"""How long it waits until nobody counts on its copies."""
 
 
 class Peer(Client):
@@ -216,6 +218,7 @@ class Peer(Client):
         self._server.stop_accepting()
         self._node.following.leave()
         await self._node.handing_over.hand_over_all(HAND_OVER_SECONDS)
+        await self._node.following.left(LEAVE_SECONDS)
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)

@@ -232,7 +232,7 @@ class Replicas:
     def on_progress(self, connection: ServerConnection, frame: m.Progress) -> None:
         now = self.now()
         if connection.greeting is not None:
-            self._heard(connection.greeting.name, now)
+            self._heard(connection.greeting.name, now, leaving=frame.leaving)
         touched: set[Owned] = set()
         beside = dict(frame.beside)
         configs = {number: (epoch, version) for number, epoch, version in frame.configs}
@@ -260,9 +260,12 @@ class Replicas:
             self._awake.add(owned)
             self._advance(owned)
 
-    def _heard(self, peer: str, now: int) -> None:
+    def _heard(self, peer: str, now: int, *, leaving: bool = False) -> None:
         for contacts in self._contacts.values():
-            contacts.heard(peer, now)
+            if not leaving:
+                contacts.heard(peer, now)
+            elif not self._node.following.leaving:  # where all stop at once, who is in sync stays so
+                contacts.leaves(peer)
 
     # Now and then
 

@@ -741,6 +741,8 @@ class Progress(msgspec.Struct, array_like=True, tag=87, frozen=True):
     """(subscription, epoch, version) of a CopySet that it has stored."""
     beside: list[tuple[int, int]] = []
     """(subscription, number) of the last Beside that it has stored."""
+    leaving: bool = False
+    """It is about to stop: it goes on reporting, but is not to be waited for."""
 
 
 class Marks(msgspec.Struct, array_like=True, tag=88, frozen=True):

@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 
 from pubsub.errors import RegistryUnavailableError
-from pubsub.registry.cancellation import cancellations, raise_lost_cancellation
+from pubsub.registry.cancellation import keep_cancellation
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient
 from pubsub.registry.scripts import with_text
 
@@ -88,12 +88,11 @@ class Commands:
         now = asyncio.get_running_loop().time
         if now() < self._failing_until:
             raise self._unavailable(self._failure)
-        cancelled_before = cancellations()
         try:
-            async with asyncio.timeout(self._reply_seconds), self._turn:
-                replies = await self._send(commands)
+            with keep_cancellation():
+                async with asyncio.timeout(self._reply_seconds), self._turn:
+                    replies = await self._send(commands)
         except REDIS_ERRORS as error:
-            raise_lost_cancellation(cancelled_before)
             reason = self._reason(error)
             if isinstance(error, _LOST) and now() >= self._failing_until:
                 self._pause_seconds = min(
@@ -102,7 +101,6 @@ class Commands:
                 self._failing_until = now() + self._pause_seconds * random.uniform(0.5, 1.0)
                 self._failure = reason
             raise self._unavailable(reason) from error
-        raise_lost_cancellation(cancelled_before)
         self._pause_seconds = 0.0
         return replies
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import RedisCluster
 
-from pubsub.registry.cancellation import cancellations, raise_lost_cancellation
+from pubsub.registry.cancellation import keep_cancellation
 from pubsub.registry.commands import REDIS_ERRORS
 from pubsub.registry.connections import RedisClient
 from pubsub.registry.interface import Event
@@ -32,16 +32,17 @@ async def watch_events(client: RedisClient, channel: str) -> AsyncGenerator[list
     """Give events in batches, for ever."""
     pause_seconds = _BACKOFF_FIRST_SECONDS
     while True:
-        cancelled_before = cancellations()
         try:
             async with aclosing(_follow(client, channel)) as batches:
                 async for events in batches:
                     pause_seconds = _BACKOFF_FIRST_SECONDS
                     yield events
         except REDIS_ERRORS:
-            raise_lost_cancellation(cancelled_before)
             if isinstance(client, RedisCluster):
-                await client.aclose()  # forgets which node serves what; the next subscription finds out anew
+                with keep_cancellation():
+                    await (
+                        client.aclose()
+                    )  # forgets which node serves what; the next subscription finds out anew
             await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
             pause_seconds = min(2 * pause_seconds, _BACKOFF_MOST_SECONDS)
 
@@ -49,27 +50,37 @@ async def watch_events(client: RedisClient, channel: str) -> AsyncGenerator[list
 async def _follow(client: RedisClient, channel: str) -> AsyncGenerator[list[Event], None]:
     """Give events as long as one subscription lasts; raises what the library raises when it ends."""
     if isinstance(client, RedisCluster):
-        await client.initialize()  # its subscriptions, other than its commands, do not see to that themselves
+        with keep_cancellation():
+            await (
+                client.initialize()
+            )  # its subscriptions, other than its commands, do not see to that themselves
     pubsub: Any = client.pubsub()
-    cancelled_before = cancellations()
     try:
-        await pubsub.subscribe(channel)
+        with keep_cancellation():
+            await pubsub.subscribe(channel)
         while True:
-            raise_lost_cancellation(cancelled_before)
-            message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
-            if message is None:
-                await pubsub.ping()
-                message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
-                if message is None:
-                    raise TimeoutError("the subscription is silent")
-            events: list[Event] = []
-            while message is not None:
-                events += _events_of(message)
-                message = await pubsub.get_message(timeout=0) if len(events) < _BATCH_EVENTS else None
+            with keep_cancellation():
+                events = await _next_events(pubsub)
             if events:
                 yield list(dict.fromkeys(events))  # the same change told twice is one change
     finally:
-        await pubsub.aclose()
+        with keep_cancellation():
+            await pubsub.aclose()
+
+
+async def _next_events(pubsub: Any) -> list[Event]:
+    """What has come, as soon as something has."""
+    message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
+    if message is None:
+        await pubsub.ping()
+        message = await pubsub.get_message(timeout=_SILENCE_SECONDS)
+        if message is None:
+            raise TimeoutError("the subscription is silent")
+    events: list[Event] = []
+    while message is not None:
+        events += _events_of(message)
+        message = await pubsub.get_message(timeout=0) if len(events) < _BATCH_EVENTS else None
+    return events
 
 
 def _events_of(message: dict[str, Any]) -> list[Event]:

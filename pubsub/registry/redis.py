@@ -20,7 +20,7 @@ from redis.asyncio import RedisCluster
 from pubsub.config import DEFAULT_NAMESPACE
 from pubsub.errors import ClosedError, RegistryUnavailableError, SettingsError, reason_of
 from pubsub.registry import scripts
-from pubsub.registry.cancellation import cancellations, raise_lost_cancellation
+from pubsub.registry.cancellation import keep_cancellation
 from pubsub.registry.commands import PIPELINE_COMMANDS, REDIS_ERRORS, Command, Commands
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient, make_client
 from pubsub.registry.events import watch_events
@@ -131,12 +131,11 @@ class RedisRegistry(Registry):
         """What tells one process of Redis from another; empty where it does not say, or is several."""
         if self._client is None or isinstance(self._client, RedisCluster):
             return ""
-        cancelled_before = cancellations()
         try:
-            async with asyncio.timeout(self._reply_seconds):
-                told = await self._client.info("server")
+            with keep_cancellation():
+                async with asyncio.timeout(self._reply_seconds):
+                    told = await self._client.info("server")
         except REDIS_ERRORS:
-            raise_lost_cancellation(cancelled_before)
             return ""  # not allowed, or unknown; or the server is away, which whoever asks next finds out
         return str(told.get("run_id", ""))
 

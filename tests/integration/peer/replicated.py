@@ -49,6 +49,8 @@ class Cluster:
         peer = self.peers.pop(name)
         node = peer._node
         node.registered = False  # so nothing is handed over
+        node.following.leaving = True  # so it says nothing of it
+        await node.following.close()
         assert peer._registering is not None
         peer._registration._link = None
         for connection in list(peer._server.connections):

@@ -203,6 +203,32 @@ def test_a_follower_may_be_silent_for_a_lag_and_no_longer() -> None:
     assert proposal.in_sync == ("a", "b")
 
 
+def test_a_follower_that_says_it_stops_leaves_at_once_though_it_is_in_contact_until_it_is_heard_of_anew() -> (
+    None
+):
+    progress = a_progress()
+    progress.followed("b", 5, 0, 0)
+    progress.followed("c", 5, 0, 0)
+    contact = contacts("b", "c")
+    contact.leaves("c")
+    proposal = progress.tick(0, contact)
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "b")
+    assert progress.committed == 0
+    progress.appended(1, 0)
+    progress.followed("b", 5, 1, 0)
+    assert progress.committed == 0, "it counts until the registry has confirmed that it is out"
+    progress.confirmed(a_membership(version=2, in_sync=("a", "b")))
+    assert progress.committed == 1
+    progress.followed("c", 5, 1, 0)
+    assert progress.tick(0, contact) is None, "it does not come in while it leaves"
+    contact.heard("c", 1)
+    progress.followed("c", 5, 1, 1)
+    proposal = progress.tick(1, contact)
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "b", "c")
+
+
 def test_a_follower_that_stays_behind_leaves_though_it_is_in_contact() -> None:
     progress = a_progress()
     contact = contacts("b", "c")
