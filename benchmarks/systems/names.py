@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -56,8 +56,12 @@ class Driver(Protocol):
     async def publish_many(self, payloads: list[bytes]) -> None:
         """Publish in order, as fast as the client can; all are acknowledged on return."""
 
-    async def publish(self, payload: bytes) -> None:
-        """Publish one; it is acknowledged on return. Many callers may do so at once."""
+    def publish(self, payload: bytes) -> Awaitable[object]:
+        """Publish one; it is acknowledged once this has been awaited. Many callers may do so at once.
+
+        What the client returns where that will do: a coroutine around it would be measured with it.
+        """
+        ...
 
     async def subscribe(self, *, from_start: bool) -> None:
         """Begin to receive: everything from now on, or also all there is."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,8 @@ class Driver:
             await publish(SUBJECT, batch[-1], reply, headers)
         await acks.all(BATCHES_IN_FLIGHT)
 
-    async def publish(self, payload: bytes) -> None:
-        await self._stream.publish(SUBJECT, payload)
+    def publish(self, payload: bytes) -> Awaitable[object]:
+        return self._stream.publish(SUBJECT, payload)
 
     async def subscribe(self, *, from_start: bool) -> None:
         await self._subscribe(SUBJECT, from_start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pubsub
@@ -150,8 +150,8 @@ class Driver:
         if before is not None:
             await before
 
-    async def publish(self, payload: bytes) -> None:
-        await self._client.publish(self._topic, payload)
+    def publish(self, payload: bytes) -> Awaitable[object]:
+        return self._client.publish(self._topic, payload)
 
     async def subscribe(self, *, from_start: bool) -> None:
         await self._subscribe(self._topic, from_start)

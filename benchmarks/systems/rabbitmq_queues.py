@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -124,10 +124,10 @@ class Driver:
         if self._refused:
             raise RunFailedError("rabbitmq-server refused a message")
 
-    async def publish(self, payload: bytes) -> None:
+    def publish(self, payload: bytes) -> Awaitable[object]:
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[self._send(payload)] = waiting
-        await waiting
+        return waiting
 
     async def subscribe(self, *, from_start: bool) -> None:
         if from_start:

@@ -7,7 +7,7 @@ unconfirmed messages; a subscriber with a callback and many credits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -94,8 +94,8 @@ class Driver:
         if self._refused:
             raise RunFailedError(f"rabbitmq-server refused a message: {self._refused}")
 
-    async def publish(self, payload: bytes) -> None:
-        await self._producer.send_wait(STREAM, payload, timeout=CONFIRM_SECONDS)
+    def publish(self, payload: bytes) -> Awaitable[object]:
+        return self._producer.send_wait(STREAM, payload, timeout=CONFIRM_SECONDS)
 
     async def subscribe(self, *, from_start: bool) -> None:
         from rstream import ConsumerOffsetSpecification, OffsetType

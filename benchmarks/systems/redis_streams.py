@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any
@@ -174,11 +174,11 @@ class Driver:
                 for _ in range(waiting.popleft()):
                     connection.read_response()
 
-    async def publish(self, payload: bytes) -> None:
+    def publish(self, payload: bytes) -> Awaitable[object]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((payload, done))
         self._more.set()
-        await done
+        return done
 
     async def _send_pending(self) -> None:
         """All that callers want while one pipeline is under way goes with the next."""

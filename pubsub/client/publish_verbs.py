@@ -90,12 +90,13 @@ class PublishVerbs:
         """
         lane = self._lanes.get(topic) if acks is None else None
         lane = lane or self._lane(topic, acks)
-        headers_text = None if headers is None else encode_headers(headers)
-        if type(payload) is not bytes or key is not None or message_id is not None:
+        if type(payload) is bytes and key is None and headers is None and message_id is None:
+            headers_text, size_bytes = None, len(payload)
+        else:
             payload, key, headers_text, message_id = message_columns(
-                payload, check_key(key), headers_text, message_id
+                payload, check_key(key), None if headers is None else encode_headers(headers), message_id
             )
-        size_bytes = len(payload or b"") + len(key or "") + len(headers_text or "")
+            size_bytes = len(payload or b"") + len(key or "") + len(headers_text or "")
         check_size(size_bytes, self._limits.message_bytes)
         if expect_offset is not None or delay_seconds is not None or deliver_at is not None:
             conditions = check_conditions(expect_offset, delay_seconds, deliver_at)

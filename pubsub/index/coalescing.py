@@ -33,13 +33,17 @@ class Coalescer(Generic[Question, Answer]):
         self._most = most
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._arrived = asyncio.Event()
+        self._ended = False
 
     async def ask(self, question: Question) -> Answer:
         """The answer to one question.
 
         Raises:
             PubsubError: what the call raised that this question went into.
+            InternalError: `run` has ended.
         """
+        if self._ended:
+            raise _shutting_down()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         self._arrived.set()
@@ -58,9 +62,10 @@ class Coalescer(Generic[Question, Answer]):
                 if taken:
                     await self._answer(taken)
         finally:
+            self._ended = True
             for _, answer in (*taken, *self._waiting):
                 if not answer.done():
-                    answer.set_exception(InternalError("the index is shutting down"))
+                    answer.set_exception(_shutting_down())
 
     async def _answer(self, taken: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
         try:
@@ -73,3 +78,7 @@ class Coalescer(Generic[Question, Answer]):
         for (_, answer), value in zip(taken, answers, strict=True):
             if not answer.done():
                 answer.set_result(value)
+
+
+def _shutting_down() -> InternalError:
+    return InternalError("the index is shutting down")
