@@ -1,0 +1,48 @@
+"""A peer without an index, and members of its groups; all end with the test."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+
+import pubsub
+from pubsub.config import Limits
+from pubsub.model import parse_address
+from pubsub.net.link import Link, connect
+from pubsub.protocol.handshake import hello
+from tests.integration.peer.grouping import TOPIC, Member, OpenMember, OpenPeer
+from tests.integration.storage.stores import copy_of
+
+
+@pytest_asyncio.fixture
+async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
+    """Opens the peer alice, without an index, with the topics given."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_it(*topics: str, data: Path | None = None, **settings: Any) -> pubsub.Peer:
+            peer = pubsub.Peer("alice", data=data or tmp_path / "alice", index="127.0.0.1:1", **settings)
+            await stack.enter_async_context(peer)
+            for topic_id, name in enumerate(topics or (TOPIC,), 1):
+                await peer._node.create_copy(copy_of(topic_id, name))
+            return peer
+
+        yield open_it
+
+
+@pytest_asyncio.fixture
+async def open_member() -> AsyncIterator[OpenMember]:
+    """Connects members to a peer, each on a connection of its own; all are gone at the end."""
+    links: list[Link] = []
+
+    async def open_it(peer: pubsub.Peer) -> Member:
+        link = await connect(parse_address(peer.address), hello("client", "test"), Limits())
+        links.append(link)
+        return Member(link)
+
+    yield open_it
+    for link in links:
+        link.abort()
