@@ -47,8 +47,8 @@ SMALL_BYTES = 4 * KIB
 """What the event loop commits by itself at most; more is worth the thread."""
 SLOW_COMMIT_SECONDS = 0.002
 """A commit in the event loop that took longer keeps everybody waiting: ..."""
-SLOW_DISK_SECONDS = 1.0
-"""... for so long, the thread makes all of them."""
+SLOW_REST = 50
+"""... for so many times as long, the thread makes all of them."""
 
 _OUR_FAULT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 """Errors of SQLite that say nothing of the disk."""
@@ -148,8 +148,9 @@ class Writer:
             outcome = self._commit(group, size_bytes)
         finally:
             self._lock.release()
-        if self._committed_at - began > SLOW_COMMIT_SECONDS:
-            self._slow_until = self._committed_at + SLOW_DISK_SECONDS
+        took_seconds = self._committed_at - began
+        if took_seconds > SLOW_COMMIT_SECONDS:
+            self._slow_until = self._committed_at + SLOW_REST * took_seconds
         if checkpointed or self._wal.full:
             self._queue.put(_Look())
         self._committed(outcome)
