@@ -15,7 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from pubsub.cli.logs import set_up_logging
-from pubsub.cli.run import announce, note, on_stop_signal, run, settle_memory
+from pubsub.cli.run import announce, note, on_stop_signal, own_command, run, settle_memory
 from pubsub.cli.stdout import abandon_stdout, occupy_standard_descriptors
 from pubsub.errors import PubsubError
 from pubsub.net.descriptors import raise_descriptor_limit
@@ -36,9 +36,7 @@ class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def become_peer(options: PeerOptions) -> NoReturn:
     """Replace this process by a peer with these options."""
-    started_by_path = sys.path[:1] in ([""], [os.getcwd()])  # python -m pubsub, in a checkout
-    safe = [] if started_by_path else ["-P"]  # a file in the working directory must not pass for a module
-    command = [sys.executable, *safe, "-m", "pubsub.cli.peer_process", msgspec.json.encode(options).decode()]
+    command = [*own_command("pubsub.cli.peer_process"), msgspec.json.encode(options).decode()]
     if sys.stdout is not None:
         sys.stdout.flush()
     os.execv(sys.executable, command)
