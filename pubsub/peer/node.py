@@ -19,7 +19,7 @@ from pubsub.errors import NotOwnerError, PubsubError, TopicNotFoundError
 from pubsub.model import TopicInfo, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Cursors
-from pubsub.peer.delivery import Deliveries
+from pubsub.peer.deliveries import Deliveries
 from pubsub.peer.following import Following
 from pubsub.peer.forwarding import Forwarding
 from pubsub.peer.groups import Groups
