@@ -46,8 +46,8 @@ log = logging.getLogger("pubsub.client")
 
 
 SHARED_MESSAGES = 340
-"""Single messages in one batch at most: of a thousand callers a third is told and publishes again, while a third is stored
-and a third is there to be stored next."""
+"""Single messages in one batch at most: of a thousand callers a third is told and publishes again, while a third is
+stored and a third is there to be stored next."""
 
 
 class Lane:
