@@ -45,6 +45,8 @@ def upgrade() -> None:
         sa.Column("source_topic_id", sa.Integer, nullable=False),
         sa.Column("source_offset", sa.Integer, nullable=False),
         sa.Column("group_name", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
         sqlite_with_rowid=False,
     )
     op.create_index("dead_letters_source", "dead_letters", ["source_topic_id", "group_name"])

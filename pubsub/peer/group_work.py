@@ -92,6 +92,8 @@ class GroupWork:
         self._timer_due_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.burying: asyncio.Task[None] | None = None
+        self._bury_later: asyncio.TimerHandle | None = None
+        """Until then no dead letters are made, after that could not be done."""
         self._said = ""
         """Why dead letters could not be made, as it was told last."""
 
@@ -304,12 +306,13 @@ class GroupWork:
     # Dead letters
 
     def _bury_dying(self) -> None:
-        if self.burying is None and not self._committing:
+        if self.burying is None and not self._committing and not self.changing.locked():
             offsets = self.group.dying(BURIED_AT_ONCE)
-            if offsets:
+            if offsets and self._bury_later is None:
                 self.burying = self._start(self._bury_now(offsets), "bury dead letters of")
 
     async def _bury_now(self, offsets: list[int]) -> None:
+        pause_seconds = 0.0
         try:
             await self._bury(self, offsets)
             self._said = ""
@@ -324,11 +327,17 @@ class GroupWork:
                     self.topic.name,
                     error,
                 )
-            await asyncio.sleep(self._store.settings.probe_seconds)
+            pause_seconds = self._store.settings.probe_seconds
         except Exception:
             log.exception("moving what group %s of %s gave up failed", self.name, self.topic.name)
-            await asyncio.sleep(TIMER_SECONDS)
+            pause_seconds = TIMER_SECONDS
         self.burying = None
+        if pause_seconds:
+            self._bury_later = asyncio.get_running_loop().call_later(pause_seconds, self._bury_again)
+        self.pump()
+
+    def _bury_again(self) -> None:
+        self._bury_later = None
         self.pump()
 
     def why_dying(self, offset: int) -> tuple[str, int]:
@@ -410,7 +419,7 @@ class GroupWork:
         """Do nothing any more. Idempotent."""
         self.ended = True
         self._supply.clear()
-        for handle in (self._timer, self._pumping):
+        for handle in (self._timer, self._pumping, self._bury_later):
             if handle is not None:
                 handle.cancel()
         for task in self._tasks:

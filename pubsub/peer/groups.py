@@ -274,6 +274,7 @@ class Groups:
                     raise InvalidRequestError(
                         f"a group can be changed by reset, redrive or delete, not {frame.how!r}"
                     )
+        work.pump_soon()  # dead letters are not made meanwhile
         return m.Done(frame.id, note)
 
     async def _reset(self, work: GroupWork, frame: m.ChangeGroup) -> str:

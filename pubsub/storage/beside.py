@@ -16,15 +16,19 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
+from pubsub.storage.given_up import GivenUpBy, give_up_again
+
 Row = tuple[str, str, bytes | None]
 """Kind, key of the row as a JSON array, and its other cells as msgpack; None: it is gone."""
 
 
 class Kind(NamedTuple):
-    """A table, and its columns besides topic_id."""
+    """A table, and its columns besides the id of the topic."""
 
     key: tuple[str, ...]
     cells: tuple[str, ...]
+    topic: str = "topic_id"
+    """The column with the id of the topic."""
 
 
 KINDS = {
@@ -34,7 +38,9 @@ KINDS = {
     "scheduled": Kind(("id",), ("due_at", "key", "headers", "payload", "created_at")),
     "message_ids": Kind(("message_id",), ("offset", "published_at")),
     "producers": Kind(("producer",), ("next_sequence", "recent", "updated_at")),
+    "dead_letters": Kind(("group_name", "source_offset"), ("reason", "attempts"), "source_topic_id"),
 }
+"""Of dead letters only which messages they were: they are themselves messages of another topic, which has one copy."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -53,9 +59,9 @@ def watch(cursor: sqlite3.Cursor) -> None:
             cursor.execute(
                 f"CREATE TEMP TRIGGER {table}_{event.lower()} AFTER {event} ON main.{table} "
                 f"WHEN (SELECT replicas IS NOT NULL AND role = 'owner' AND set_aside IS NULL "
-                f"FROM main.topics WHERE id = {row}.topic_id) "
+                f"FROM main.topics WHERE id = {row}.{kind.topic}) "
                 f"BEGIN INSERT INTO changed_rows (topic_id, kind, row_key) "
-                f"VALUES ({row}.topic_id, '{table}', json_array({key})); END"
+                f"VALUES ({row}.{kind.topic}, '{table}', json_array({key})); END"
             )
 
 
@@ -80,7 +86,7 @@ def take_changes(cursor: sqlite3.Cursor) -> dict[int, list[Row]]:
         kind = KINDS[table]
         where = " AND ".join(f"{column} = ?" for column in kind.key)
         row = cursor.execute(
-            f"SELECT {', '.join(kind.cells)} FROM {table} WHERE topic_id = ? AND {where}",
+            f"SELECT {', '.join(kind.cells)} FROM {table} WHERE {kind.topic} = ? AND {where}",
             (topic_id, *_keys.decode(key)),
         ).fetchone()
         found.setdefault(topic_id, []).append((table, key, None if row is None else _encode(row)))
@@ -102,7 +108,7 @@ def snapshot(connection: Connection, topic_ids: Sequence[int]) -> dict[int, tupl
         width = len(kind.key)
         columns = ", ".join(kind.key + kind.cells)
         for row in connection.exec_driver_sql(
-            f"SELECT topic_id, {columns} FROM {table} WHERE topic_id IN ({marks})", ids
+            f"SELECT {kind.topic}, {columns} FROM {table} WHERE {kind.topic} IN ({marks})", ids
         ):
             topic_id, *values = row
             if topic_id in found:
@@ -142,6 +148,7 @@ def take_over(cursor: sqlite3.Cursor, topic_id: int) -> None:
     ):
         if table in kept:
             kept[table].append((topic_id, *_keys.decode(key), *_decode(cells)))
+    given_up = kept.pop("dead_letters")
     for table, rows in kept.items():
         kind = KINDS[table]
         newer = _NEWER.get(table)
@@ -157,4 +164,5 @@ def take_over(cursor: sqlite3.Cursor, topic_id: int) -> None:
             f"ON CONFLICT ({key}) DO UPDATE SET {upsert}" + (f" WHERE {newer}" if newer else ""),
             rows,
         )
+    give_up_again(cursor, topic_id, [GivenUpBy(*row[1:]) for row in given_up])
     cursor.execute("DELETE FROM copied_state WHERE topic_id = ?", (topic_id,))

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from pubsub.core.group_state import Changes, Row
 from pubsub.protocol.messages import Batch
+from pubsub.storage.given_up import OF_DEAD_TOPICS
 from pubsub.storage.rows import SIZE, batch_of
 from pubsub.storage.work import Statement, run_statements
 
@@ -39,6 +40,14 @@ class StoredGroup(NamedTuple):
     rows: list[Row]
     dead: int
     """Its dead letters."""
+
+
+class GivenUp(NamedTuple):
+    """A message that a group has given up."""
+
+    offset: int
+    reason: str
+    attempts: int
 
 
 class DeadLetter(NamedTuple):
@@ -102,14 +111,17 @@ def delete_group(topic_id: int, name: str) -> list[Statement]:
 
 
 def bury(
-    topic_id: int, name: str, offsets: Sequence[int], dead_topic_id: int, first_offset: int
+    topic_id: int, name: str, given_up: Sequence[GivenUp], dead_topic_id: int, first_offset: int
 ) -> list[Statement]:
     """Entries have become the messages of a dead letter topic from `first_offset` on; in that transaction."""
     return [
-        (_DELETE_RUN, [(topic_id, name, offset, offset) for offset in offsets]),
+        (_DELETE_RUN, [(topic_id, name, gone.offset, gone.offset) for gone in given_up]),
         (
-            "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?)",
-            [(dead_topic_id, first_offset + n, topic_id, offset, name) for n, offset in enumerate(offsets)],
+            "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (dead_topic_id, first_offset + n, topic_id, gone.offset, name, gone.reason, gone.attempts)
+                for n, gone in enumerate(given_up)
+            ],
         ),
     ]
 
@@ -168,10 +180,7 @@ _ENTRIES = (
     "LEFT JOIN messages AS m ON m.topic_id = g.topic_id AND m.offset = g.offset "
     "WHERE g.topic_id = ? AND g.group_name = ? ORDER BY g.offset"
 )
-# A topic that was set aside keeps its rows, and its dead letters can still be redriven; one that is being deleted
-# (`Store.drop`) loses them little by little, and has none.
-_OF_DEAD_TOPICS = "dead_letters AS d JOIN topics AS t ON t.id = d.topic_id AND t.set_aside IS NOT 'deleted' "
-_DEAD = f"SELECT count(*) FROM {_OF_DEAD_TOPICS} WHERE d.source_topic_id = ? AND d.group_name = ?"
+_DEAD = f"SELECT count(*) FROM {OF_DEAD_TOPICS} WHERE d.source_topic_id = ? AND d.group_name = ?"
 
 
 def load_groups(connection: Connection, topic_id: int | None = None) -> list[StoredGroup]:
@@ -234,7 +243,7 @@ def read_offsets(
 def dead_letters(connection: Connection, topic_id: int, name: str, most: int) -> list[DeadLetter]:
     """Dead letters of a group, the oldest first."""
     rows = connection.exec_driver_sql(
-        f"SELECT d.topic_id, d.offset, d.source_offset, m.key, m.offset IS NOT NULL FROM {_OF_DEAD_TOPICS}"
+        f"SELECT d.topic_id, d.offset, d.source_offset, m.key, m.offset IS NOT NULL FROM {OF_DEAD_TOPICS}"
         "LEFT JOIN messages AS m ON m.topic_id = d.source_topic_id AND m.offset = d.source_offset "
         "WHERE d.source_topic_id = ? AND d.group_name = ? ORDER BY d.topic_id, d.offset LIMIT ?",
         (topic_id, name, most),

@@ -129,6 +129,8 @@ dead_letters = Table(
     Column("source_topic_id", Integer, nullable=False),
     Column("source_offset", Integer, nullable=False),
     Column("group_name", Text, nullable=False),
+    Column("reason", Text, nullable=False),  # why it was given up, ...
+    Column("attempts", Integer, nullable=False),  # ... and after how many
     Index("dead_letters_source", "source_topic_id", "group_name"),
     sqlite_with_rowid=False,
 )

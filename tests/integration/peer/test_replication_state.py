@@ -130,3 +130,74 @@ async def test_a_copy_that_joins_later_is_given_everything(tmp_path: Path):
         await wait_until(lambda: site.owner("t") == "carol", PATIENCE_SECONDS)
         assert len(await client.scheduled("t")) == 1
         assert [group.group for group in await client.groups("t")] == ["g"]
+
+
+async def test_what_a_group_gave_up_is_given_up_at_the_new_owner_too_and_can_be_redriven(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await give_up(client, 3)
+        await site.kill("alice")
+        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        await client.publish("t", b"next")
+        await wait_until(lambda: site.owner("t") != "alice")
+        note = await client.redrive_group("t", "g")
+        assert note == "3 dead letters of group g are ready again"
+        assert await work_off(client, 4) == {b"0": 1, b"1": 1, b"2": 1, b"next": 1}
+        assert await dead_is(client, 0)
+
+
+async def test_dead_letters_are_not_there_twice_when_their_owner_takes_over_again(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await give_up(client, 3)
+        await client.promote("t", "bob")
+        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        assert (await client.group("t", "g")).lag == 0
+        await client.promote("t", "alice")
+        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        assert [letter.payload for letter in await client.query("t.dead")] == [b"0", b"1", b"2"]
+        assert await client.redrive_group("t", "g") == "3 dead letters of group g are ready again"
+        assert await client.query("t.dead") == []
+        assert await work_off(client, 3) == {b"0": 1, b"1": 1, b"2": 1}
+
+
+async def test_what_was_redriven_elsewhere_is_no_dead_letter_any_more_where_it_was_one(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await give_up(client, 3)
+        await client.promote("t", "bob")
+        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        await client.redrive_group("t", "g")
+        assert await work_off(client, 3) == {b"0": 1, b"1": 1, b"2": 1}
+        await client.promote("t", "alice")
+        await wait_until(lambda: dead_is(client, 0), PATIENCE_SECONDS)
+        assert await client.redrive_group("t", "g") == "0 dead letters of group g are ready again"
+
+
+async def give_up(client: pubsub.Client, how_many: int) -> None:
+    """Publish messages, and have a group give up each of them."""
+    await client.publish_many("t", [b"%d" % number for number in range(how_many)])
+    async with client.subscribe("t", group="g", max_attempts=1) as messages:
+        for _ in range(how_many):
+            await (await anext(messages)).nack()
+    await wait_until(lambda: dead_is(client, how_many))
+
+    async def are_letters() -> bool:
+        return len(await client.topics("t.dead")) == 1 and len(await client.query("t.dead")) == how_many
+
+    await wait_until(are_letters)
+
+
+async def dead_is(client: pubsub.Client, how_many: int) -> bool:
+    return (await client.group("t", "g")).dead == how_many
+
+
+async def work_off(client: pubsub.Client, how_many: int) -> dict[bytes | None, int]:
+    """Acknowledge messages of the group; returns their payloads and attempts."""
+    found: dict[bytes | None, int] = {}
+    async with client.subscribe("t", group="g") as messages:
+        while len(found) < how_many:
+            message = await anext(messages)
+            found[message.payload] = message.attempt
+            await message.ack()
+    return found

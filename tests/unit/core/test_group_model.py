@@ -350,7 +350,8 @@ class GroupMachine(RuleBasedStateMachine):
                 "INSERT INTO messages VALUES (?, ?, 0, NULL, NULL, x'61', NULL)",
                 (DEAD_TOPIC, self.dead_offset + n),
             )
-        run_statements(self.sql, rows.bury(TOPIC, NAME, moved, DEAD_TOPIC, self.dead_offset))
+        given_up = [rows.GivenUp(offset, "nack", 1) for offset in moved]
+        run_statements(self.sql, rows.bury(TOPIC, NAME, given_up, DEAD_TOPIC, self.dead_offset))
         self.group.buried(moved)
         self.dead_offset += len(moved)
         for offset in moved:

@@ -1,0 +1,51 @@
+"""What groups have given up, when their topic changes hands: which messages those were goes along, the letters stay."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MOST_GIVEN_UP = 50_000
+"""So many messages that groups had given up are taken over from a former owner: each is kept in memory."""
+
+# A topic that was set aside keeps its rows, and its dead letters can still be redriven; one that is being deleted
+# (`Store.drop`) loses them little by little, and has none.
+OF_DEAD_TOPICS = "dead_letters AS d JOIN topics AS t ON t.id = d.topic_id AND t.set_aside IS NOT 'deleted' "
+_LETTERS = f"SELECT d.group_name, d.source_offset FROM {OF_DEAD_TOPICS} WHERE d.source_topic_id = ?"
+_DYING = "SELECT group_name, offset FROM group_messages WHERE topic_id = ? AND state = 'dying'"
+
+
+class GivenUpBy(NamedTuple):
+    """A message that a group has given up, with the group."""
+
+    group: str
+    offset: int
+    reason: str
+    attempts: int
+
+
+def give_up_again(cursor: sqlite3.Cursor, topic_id: int, given_up: Sequence[GivenUpBy]) -> None:
+    """What groups had given up at the former owner of a topic, they have given up here, where it is owned from now on.
+
+    Dead letters from a time when this peer owned the topic before are theirs still, unless they were redriven since;
+    the others become entries that are to be dead letters next.
+    """
+    letters = set(cursor.execute(_LETTERS, (topic_id,)).fetchall())
+    if not letters and not given_up:
+        return
+    dying = set(cursor.execute(_DYING, (topic_id,)).fetchall())
+    redriven = letters - dying - {(gone.group, gone.offset) for gone in given_up}
+    cursor.executemany(
+        "DELETE FROM dead_letters WHERE source_topic_id = ? AND group_name = ? AND source_offset = ?",
+        [(topic_id, *letter) for letter in redriven],
+    )
+    cursor.executemany(
+        "DELETE FROM group_messages WHERE topic_id = ? AND group_name = ? AND offset = ?",
+        [(topic_id, *letter) for letter in dying & letters],
+    )
+    again = [gone for gone in given_up if (gone.group, gone.offset) not in letters]
+    cursor.executemany(
+        "INSERT OR IGNORE INTO group_messages VALUES (?, ?, ?, 'dying', ?, 0, ?)",
+        [(topic_id, gone.group, gone.offset, gone.attempts, gone.reason) for gone in again[:MOST_GIVEN_UP]],
+    )
