@@ -50,6 +50,9 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("dead_letters_source", "dead_letters", ["source_topic_id", "group_name"])
+    op.create_index(
+        "dead_letters_message", "dead_letters", ["source_topic_id", "group_name", "source_offset"]
+    )
     op.create_table(
         "scheduled",
         sa.Column("id", sa.Integer, primary_key=True),

@@ -7,9 +7,9 @@ Rules (those of Kafka's log replication, KIP-966 among them, with the registry's
   until the registry has confirmed.
 - And once at least `min_in_sync` copies have it, whoever is in sync: then any `answers_needed` copies that answer after
   a loss of the registry have among them every committed message (core/rebuild).
-- A replica leaves when it was out of contact, or behind, for longer than `lag`, or says that it is about to stop; it
-  comes in when it has all that is committed and has caught up with the log as it was at its report before, in this
-  epoch.
+- A replica leaves when it was out of contact, or behind, for longer than `lag`; also when it says that it is about to
+  stop, as long as `min_in_sync` copies remain, for without those nothing could be committed anyway. It comes in when it
+  has all that is committed and has caught up with the log as it was at its report before, in this epoch.
 - Where publishing never pauses, a copy that keeps up is still a moment behind whenever one looks. So one that has
   caught up in that sense is waited for: it counts for what is committed from then on, until it has that and is
   proposed, but for `JOIN_US` at most. To count one copy more is always safe.
@@ -122,6 +122,13 @@ class Contacts:
         """It is about to stop: nobody is to wait for it, until it is heard of again."""
         self._leaving.add(peer)
 
+    def nobody_leaves(self) -> None:
+        """This peer is about to stop itself: where all stop at once, who is in sync stays so."""
+        self._leaving.clear()
+
+    def is_leaving(self, peer: str) -> bool:
+        return peer in self._leaving
+
     def tick(self, now: int) -> None:
         """To be called several times within a lag."""
         if now - self._ticked_at > self.lag // 2:
@@ -132,8 +139,8 @@ class Contacts:
         return max(self._heard.get(peer, self.awake_since), self.awake_since)
 
     def silent(self, peer: str, since: int, now: int) -> bool:
-        """Whether it leaves, or nothing was heard of it for too long, of which time before `since` does not count."""
-        return peer in self._leaving or now - max(self.heard_at(peer), since) > self.lag
+        """Whether nothing was heard of it for too long, of which time before `since` does not count."""
+        return now - max(self.heard_at(peer), since) > self.lag
 
 
 class OwnerProgress:
@@ -359,6 +366,9 @@ class OwnerProgress:
     def _wanted(self, now: int, contacts: Contacts) -> tuple[str, ...]:
         others = [peer for peer in self.membership.replicas if peer != self.peer]
         staying = {peer for peer in others if self._keeps_up(peer, now, contacts)}
+        for peer in [peer for peer in others if peer in staying and contacts.is_leaving(peer)]:
+            if peer not in self.membership.in_sync or len(staying) >= self.membership.min_in_sync:
+                staying.discard(peer)
         return (self.peer, *(peer for peer in others if peer in staying))
 
     def _keeps_up(self, peer: str, now: int, contacts: Contacts) -> bool:
@@ -385,6 +395,7 @@ class OwnerProgress:
             follower = self._followers.get(peer)
             if (
                 follower is None
+                or contacts.is_leaving(peer)
                 or not self._is_near(peer, follower, now, contacts)
                 or not follower.has_caught_up(self.epoch_start, self.log_end)
             ):

@@ -251,6 +251,11 @@ class Unsettled:
                     break
         return found
 
+    def given_up(self) -> list[Row]:
+        """What is to become dead letters, as it is stored."""
+        found = [(offset, self.entries[offset]) for offset in self.dying(len(self._dying))]
+        return [Row(offset, DYING, entry.attempts, 0, entry.member, entry.key) for offset, entry in found]
+
     def spare(self) -> int:
         """What is dying is ready once more, as if it had never been given out. Returns how many it were."""
         spared = list(self._dying)

@@ -274,6 +274,8 @@ class Copying:
         self._position = self._start = self._whole_to = topic.next_offset
         self._next_epochs = [entry for entry in theirs if entry.start > topic.next_offset]
         self.follows = True
+        if self.source.node.following.leaving:  # who follows is taken for one that stays
+            self.source.report_soon()
         self.take_marks(reply.committed, reply.first_offset)
         backlog, self._backlog = self._backlog, []
         for frame in backlog:

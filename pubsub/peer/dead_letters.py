@@ -191,6 +191,10 @@ class DeadLetters:
         work.check_sound()
         while work.burying is not None:
             await asyncio.wait([work.burying])
+        if work.ended:
+            raise NotOwnerError(
+                f"topic {work.topic.name} is not served here any more; ask for its owner again"
+            )
         ready, anew = work.group.spare(), 0
         work.pump_soon()
         while len(work.group.entries) + REDRIVEN_AT_ONCE <= MOST_ENTRIES:

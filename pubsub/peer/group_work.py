@@ -306,9 +306,10 @@ class GroupWork:
     # Dead letters
 
     def _bury_dying(self) -> None:
-        if self.burying is None and not self._committing and not self.changing.locked():
+        waits = self._bury_later is not None or self.changing.locked()
+        if self.burying is None and not self._committing and not waits:
             offsets = self.group.dying(BURIED_AT_ONCE)
-            if offsets and self._bury_later is None:
+            if offsets:
                 self.burying = self._start(self._bury_now(offsets), "bury dead letters of")
 
     async def _bury_now(self, offsets: list[int]) -> None:
@@ -331,7 +332,8 @@ class GroupWork:
         except Exception:
             log.exception("moving what group %s of %s gave up failed", self.name, self.topic.name)
             pause_seconds = TIMER_SECONDS
-        self.burying = None
+        finally:
+            self.burying = None
         if pause_seconds:
             self._bury_later = asyncio.get_running_loop().call_later(pause_seconds, self._bury_again)
         self.pump()
@@ -356,11 +358,14 @@ class GroupWork:
         """
         await self.stop()
         try:
-            await self.change(reset_group(self.topic.id, self.name, position))
+            given_up = [
+                row for row in self.group.given_up() if row.offset < position
+            ]  # the others come anyway
+            await self.change(reset_group(self.topic.id, self.name, position, given_up))
         except BaseException:
             self.go_on()
             raise
-        self.group = Group(self._effective, position, first_offset=self.topic.first_offset)
+        self.group = Group(self._effective, position, given_up, first_offset=self.topic.first_offset)
         self._giving.outbox.clear()
         self._storing.clear()
         self._supply.clear()

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +24,7 @@ from pubsub.errors import (
     GroupNotFoundError,
     InvalidNameError,
     InvalidRequestError,
+    NotOwnerError,
     PubsubError,
     TopicNotFoundError,
 )
@@ -45,6 +49,7 @@ from pubsub.storage.groups import (
 )
 from pubsub.storage.store import Appended
 from pubsub.storage.topic import Topic
+from pubsub.storage.work import run_statements
 
 if TYPE_CHECKING:
     from pubsub.peer.node import Node
@@ -57,6 +62,8 @@ MOST_SETTLED = 10_000
 """Deliveries in one Settle: no member has more in flight."""
 MOST_GROUPS = 1000
 """Groups of one topic."""
+FORGOTTEN_LOG_BYTES = 4096
+"""What forgetting dead letters that retention took adds to the write-ahead log, about."""
 NEVER = 2**62
 """As `max_attempts`: messages of a dead letter topic are not given up, there is nowhere for them to go."""
 
@@ -71,6 +78,8 @@ class Groups:
         self._seats: dict[ServerConnection, dict[int, tuple[GroupWork, Seat]]] = {}
         self._joining: set[tuple[ServerConnection, int]] = set()
         self._making = asyncio.Lock()
+        self._taking: set[int] = set()
+        """Ids of topics of which the groups are being read: nobody is to be told that there are none."""
         for stored in node.store.groups:
             topic = node.store.by_id[stored.topic_id]
             if topic.role == "owner":
@@ -91,6 +100,17 @@ class Groups:
         self._by_topic.setdefault(topic.id, {})[stored.name] = work
         return work
 
+    def _owned(self, name: str, topic_id: int = 0) -> Topic:
+        """The topic of this name, if this peer serves its groups.
+
+        Raises:
+            TopicNotFoundError, NotOwnerError: as `Node.owned`; also while it only comes to be served here.
+        """
+        topic = self._node.owned(name, topic_id)
+        if topic.id in self._taking:
+            raise NotOwnerError(f"topic {name} is changing hands; ask for its owner again")
+        return topic
+
     def _find(self, topic: Topic, name: str) -> GroupWork:
         work = self._by_topic.get(topic.id, {}).get(check_group_name(name))
         if work is None:
@@ -101,7 +121,7 @@ class Groups:
 
     async def on_join(self, connection: ServerConnection, frame: m.JoinGroup) -> m.Frame | list[m.Frame]:
         asked = _check_join(frame)
-        topic = self._node.owned(frame.topic, frame.topic_id)
+        topic = self._owned(frame.topic, frame.topic_id)
         if dead_letter_topic(topic.name) is None and not is_dead_letter_topic(topic.name):
             raise InvalidNameError(
                 f"topic {topic.name} can have no groups: the name of its dead letter topic would be too long"
@@ -227,7 +247,7 @@ class Groups:
         if not frame.topic:
             topics = [t for t in self._node.store.topics.values() if t.role == "owner"]
         else:
-            topics = [self._node.owned(frame.topic)]
+            topics = [self._owned(frame.topic)]
         if frame.group:
             works = [self._find(topic, frame.group) for topic in topics]
         else:
@@ -237,7 +257,7 @@ class Groups:
     async def on_peek(self, connection: ServerConnection, frame: m.PeekGroup) -> m.Frame:
         if not 1 <= frame.limit <= MOST_PEEKED:
             raise InvalidRequestError(f"a limit is a number from 1 to {MOST_PEEKED}, not {frame.limit}")
-        topic = self._node.owned(frame.topic)
+        topic = self._owned(frame.topic)
         work = self._find(topic, frame.group)
         store, group = self._node.store, work.group
         offsets, cursor = group.next_ready(frame.limit), group.cursor
@@ -258,24 +278,26 @@ class Groups:
     # Changing
 
     async def on_change(self, connection: ServerConnection, frame: m.ChangeGroup) -> m.Frame:
-        topic = self._node.owned(frame.topic)
+        topic = self._owned(frame.topic)
         work = self._find(topic, frame.group)
-        async with work.changing:
-            if work.ended:
-                raise GroupNotFoundError(f"topic {topic.name} has no group {frame.group}")
-            match frame.how:
-                case "reset":
-                    note = await self._reset(work, frame)
-                case "redrive":
-                    note = await self._dead_letters.redrive(work)
-                case "delete":
-                    note = await self._delete(work)
-                case _:
-                    raise InvalidRequestError(
-                        f"a group can be changed by reset, redrive or delete, not {frame.how!r}"
-                    )
-        work.pump_soon()  # dead letters are not made meanwhile
+        try:
+            async with work.changing:
+                if work.ended:
+                    raise GroupNotFoundError(f"topic {topic.name} has no group {frame.group}")
+                note = await self._change(work, frame)
+        finally:
+            work.pump_soon()  # no dead letters were made meanwhile
         return m.Done(frame.id, note)
+
+    async def _change(self, work: GroupWork, frame: m.ChangeGroup) -> str:
+        match frame.how:
+            case "reset":
+                return await self._reset(work, frame)
+            case "redrive":
+                return await self._dead_letters.redrive(work)
+            case "delete":
+                return await self._delete(work)
+        raise InvalidRequestError(f"a group can be changed by reset, redrive or delete, not {frame.how!r}")
 
     async def _reset(self, work: GroupWork, frame: m.ChangeGroup) -> str:
         position = await find_position(self._node.store, work.topic, frame.start, frame.at_us)
@@ -321,6 +343,15 @@ class Groups:
         for work in self._by_topic.get(topic.id, {}).values():
             work.pump_soon()
 
+    @contextmanager
+    def taking(self, topic: Topic) -> Iterator[None]:
+        """While this peer comes to own a topic, perhaps, until `take_topic` has been called."""
+        self._taking.add(topic.id)
+        try:
+            yield
+        finally:
+            self._taking.discard(topic.id)
+
     async def take_topic(self, topic: Topic) -> None:
         """This peer owns a topic from now on: its groups go on as they are stored."""
         for stored in await self._node.store.look(load_groups, topic.id):
@@ -350,7 +381,9 @@ class Groups:
         for work in self._by_topic.get(topic.id, {}).values():
             work.keep_from(topic.first_offset)
         if is_dead_letter_topic(topic.name):
-            await self._run(forget_dead_letters(topic.id, topic.first_offset))
+            # A step, for this need not be known to the copies of the topics that they came from before it goes on.
+            rows = forget_dead_letters(topic.id, topic.first_offset)
+            await self._node.store.step(partial(run_statements, statements=rows), FORGOTTEN_LOG_BYTES)
             await self.count_dead(topic)
 
     async def count_dead(self, dead: Topic) -> None:

@@ -108,12 +108,13 @@ class Holding:
             raise ConflictError(f"the copy of topic {topic.name} has lost something, and cannot own it")
         error = NotOwnerError(f"peer {copy.owner} owns topic {topic.name} now", owner=copy.owner)
         self.end(topic, error)
-        try:
-            await self._node.store.copies.take_role(topic, copy)
-        finally:
-            self.begin(topic)
-        if topic.owned:
-            await self._node.serve_topic(topic)
+        with self._node.groups.taking(topic):
+            try:
+                await self._node.store.copies.take_role(topic, copy)
+            finally:
+                self.begin(topic)
+            if topic.owned:
+                await self._node.serve_topic(topic)
 
     async def _change_members(self, topic: Topic, copy: m.CopyState) -> None:
         if copy.owner != topic.owner:

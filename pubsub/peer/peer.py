@@ -214,11 +214,12 @@ class Peer(Client):
         if self._closed or self._store is None:
             await super().close()
             return
-        # 1. Nobody new; others take over what they have copies of; and the index sends nobody here any more.
-        self._server.stop_accepting()
+        # 1. Others take over what they have copies of; then nobody new, and the index sends nobody here any more. Until
+        #    then an index that has something to tell may still have to connect.
         self._node.following.leave()
         await self._node.handing_over.hand_over_all(HAND_OVER_SECONDS)
         await self._node.following.left(LEAVE_SECONDS)
+        self._server.stop_accepting()
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)

@@ -264,8 +264,9 @@ class Replicas:
         for contacts in self._contacts.values():
             if not leaving:
                 contacts.heard(peer, now)
-            elif not self._node.following.leaving:  # where all stop at once, who is in sync stays so
+            elif not contacts.is_leaving(peer):
                 contacts.leaves(peer)
+                self._awake.update(o for o in self._owned.values() if peer in o.topic.replicas)
 
     # Now and then
 
@@ -284,6 +285,8 @@ class Replicas:
         now = self.now()
         for contacts in self._contacts.values():
             contacts.tick(now)
+            if self._node.following.leaving:
+                contacts.nobody_leaves()
         self._find_silent(now)
         for owned in list(self._awake):
             if not self._change_copies(owned, now) and owned.progress.quiet:

@@ -1,4 +1,4 @@
-"""What the topics of this peer have besides messages, on its way to their copies: groups, cursors, held messages, ids.
+"""What the topics of this peer have besides messages, on its way to their copies: groups, cursors and so on.
 
 A copy that begins to follow is sent all of it, then what each transaction changes; until it has the first, it counts
 for nothing. Who changes something is answered once all copies that are in sync have it, like a publish. What is

@@ -2,8 +2,8 @@
 
 The library sends commands inside `asyncio.wait_for`, and up to Python 3.11 that swallows a cancellation which
 arrives in the very turn of the event loop in which the command has been sent (cpython issue 86296). A task that
-calls the registry in a loop would then go on for ever, and whoever waits for its end with it. So every call of the
-library that waits is made in `keep_cancellation`.
+calls the registry in a loop would then go on for ever, and whoever waits for its end with it. So what such a
+task calls is called in `keep_cancellation`.
 """
 
 from __future__ import annotations

@@ -39,21 +39,21 @@ async def watch_events(client: RedisClient, channel: str) -> AsyncGenerator[list
                     yield events
         except REDIS_ERRORS:
             if isinstance(client, RedisCluster):
-                with keep_cancellation():
-                    await (
-                        client.aclose()
-                    )  # forgets which node serves what; the next subscription finds out anew
+                with (
+                    keep_cancellation()
+                ):  # forgets which node serves what; the next subscription finds out anew
+                    await client.aclose()
             await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
             pause_seconds = min(2 * pause_seconds, _BACKOFF_MOST_SECONDS)
 
 
 async def _follow(client: RedisClient, channel: str) -> AsyncGenerator[list[Event], None]:
     """Give events as long as one subscription lasts; raises what the library raises when it ends."""
-    if isinstance(client, RedisCluster):
+    if isinstance(
+        client, RedisCluster
+    ):  # its subscriptions, other than its commands, do not see to that themselves
         with keep_cancellation():
-            await (
-                client.initialize()
-            )  # its subscriptions, other than its commands, do not see to that themselves
+            await client.initialize()
     pubsub: Any = client.pubsub()
     try:
         with keep_cancellation():

@@ -1,4 +1,4 @@
-"""What a topic has besides its messages, for its copies: groups, cursors, held messages, ids, producers.
+"""What a topic has besides its messages, for its copies: groups and their dead letters, cursors, and so on.
 
 The owner's connection notes, in temporary triggers, which rows of a replicated topic a transaction changes; they are
 read at its end, still in it, and shipped with what the same transaction appended. A copy keeps them in `copied_state`,

@@ -93,10 +93,14 @@ def create_group(
     return [("INSERT INTO groups VALUES (?, ?, ?, ?, ?)", [(topic_id, name, cursor, text, now_us)])]
 
 
-def reset_group(topic_id: int, name: str, cursor: int) -> list[Statement]:
-    """Forget every entry and go on elsewhere."""
+def reset_group(topic_id: int, name: str, cursor: int, given_up: Sequence[Row]) -> list[Statement]:
+    """Go on elsewhere, and forget every entry but those of messages that were given up."""
     return [
         ("DELETE FROM group_messages WHERE topic_id = ? AND group_name = ?", [(topic_id, name)]),
+        (
+            "INSERT INTO group_messages VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(topic_id, name, r.offset, r.state, r.attempts, r.due_us, r.member) for r in given_up],
+        ),
         ("UPDATE groups SET cursor = ? WHERE topic_id = ? AND name = ?", [(cursor, topic_id, name)]),
     ]
 

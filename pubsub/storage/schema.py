@@ -131,7 +131,8 @@ dead_letters = Table(
     Column("group_name", Text, nullable=False),
     Column("reason", Text, nullable=False),  # why it was given up, ...
     Column("attempts", Integer, nullable=False),  # ... and after how many
-    Index("dead_letters_source", "source_topic_id", "group_name"),
+    Index("dead_letters_source", "source_topic_id", "group_name"),  # with the key behind it: in their order
+    Index("dead_letters_message", "source_topic_id", "group_name", "source_offset"),
     sqlite_with_rowid=False,
 )
 

@@ -146,6 +146,36 @@ async def test_what_a_group_gave_up_is_given_up_at_the_new_owner_too_and_can_be_
         assert await dead_is(client, 0)
 
 
+async def test_the_new_owner_makes_letters_with_the_same_reason_once_the_name_is_free(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await give_up(client, 1)
+        await client.promote("t", "bob")
+        await wait_until(lambda: dead_is(client, 1), PATIENCE_SECONDS)
+        await client.delete_topic("t.dead")
+
+        async def made() -> bool:
+            return [topic.owner for topic in await client.topics("t.dead")] == ["bob"]
+
+        await wait_until(made, PATIENCE_SECONDS)
+        (letter,) = await client.query("t.dead")
+        assert letter.payload == b"0"
+        assert letter.headers["pubsub-dead-reason"] == "nack"
+        assert letter.headers["pubsub-dead-attempts"] == "1"
+        assert await dead_is(client, 1)
+
+
+async def test_a_reset_leaves_what_was_given_up_at_the_new_owner(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await give_up(client, 3)
+        await client.promote("t", "bob")
+        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        await client.reset_group("t", "g", 2)
+        assert await dead_is(client, 2)
+        assert await work_off(client, 1) == {b"2": 1}
+
+
 async def test_dead_letters_are_not_there_twice_when_their_owner_takes_over_again(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await replicated(site)

@@ -185,9 +185,11 @@ class GroupMachine(RuleBasedStateMachine):
         place = self.model.places[offset]
         assert place.state == "ready"
         assert attempt > place.attempts
-        if attempt != place.attempts + 1:  # only so as not to repeat a delivery that expired at this member
-            before = [d.attempt for d in self.deliveries if (d.member, d.offset) == (member, offset)]
-            assert max(before) == attempt - 1
+        if (
+            attempt != place.attempts + 1
+        ):  # only so as not to repeat a delivery that this member may yet settle
+            before = [d for d in self.deliveries if (d.member, d.offset) == (member, offset) and not d.nacked]
+            assert max(delivery.attempt for delivery in before) == attempt - 1
         delivery = Delivery(len(self.deliveries) + 1, member, offset, attempt)
         self.deliveries.append(delivery)
         self.model.places[offset] = Place("in_flight", attempt, self.now_us + LEASE_US, delivery.number)
@@ -384,12 +386,15 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         position = data.draw(st.integers(self.model.first_offset, self.next_offset))
-        run_statements(self.sql, rows.reset_group(TOPIC, NAME, position))
-        self.group = Group(self.options, position, first_offset=self.model.first_offset)
+        given_up = [row for row in self.group.given_up() if row.offset < position]
+        kept = {row.offset: self.model.places[row.offset] for row in given_up}
+        assert all(place.state == "dying" for place in kept.values())
+        run_statements(self.sql, rows.reset_group(TOPIC, NAME, position, given_up))
+        self.group = Group(self.options, position, given_up, first_offset=self.model.first_offset)
         for member in MEMBERS:
             self._rename(member)
-        self.model.done = set(range(position)) - self.model.removed
-        self.model.places = {offset: Place() for offset in range(position, self.next_offset)}
+        self.model.done = set(range(position)) - self.model.removed - kept.keys()
+        self.model.places = kept | {offset: Place() for offset in range(position, self.next_offset)}
         self.model.removed = {offset for offset in self.model.removed if offset < position}
         self.committed = copy.deepcopy(self.model)
 

@@ -221,12 +221,35 @@ def test_a_follower_that_says_it_stops_leaves_at_once_though_it_is_in_contact_un
     progress.confirmed(a_membership(version=2, in_sync=("a", "b")))
     assert progress.committed == 1
     progress.followed("c", 5, 1, 0)
+    progress.followed("c", 5, 1, 0)
     assert progress.tick(0, contact) is None, "it does not come in while it leaves"
     contact.heard("c", 1)
     progress.followed("c", 5, 1, 1)
     proposal = progress.tick(1, contact)
     assert proposal is not None
     assert proposal.in_sync == ("a", "b", "c")
+
+
+def test_of_followers_that_stop_as_many_stay_as_must_be_in_sync() -> None:
+    progress = a_progress()
+    progress.followed("b", 5, 0, 0)
+    progress.followed("c", 5, 0, 0)
+    contact = contacts("b", "c")
+    contact.leaves("b")
+    contact.leaves("c")
+    proposal = progress.tick(0, contact)
+    assert proposal is not None
+    assert proposal.in_sync == ("a", "c")
+
+
+def test_where_the_owner_stops_too_nobody_leaves() -> None:
+    progress = a_progress()
+    progress.followed("b", 5, 0, 0)
+    progress.followed("c", 5, 0, 0)
+    contact = contacts("b", "c")
+    contact.leaves("c")
+    contact.nobody_leaves()
+    assert progress.tick(0, contact) is None
 
 
 def test_a_follower_that_stays_behind_leaves_though_it_is_in_contact() -> None:

@@ -102,3 +102,13 @@ async def test_a_fault_ends_the_loop_and_leaves_nobody_waiting(oracle: Oracle) -
         await running
     for result in await asyncio.gather(*asked, *late, return_exceptions=True):
         assert isinstance(result, InternalError)
+
+
+async def test_who_asks_after_the_end_is_told_so_and_does_not_wait(oracle: Oracle) -> None:
+    coalescer: Coalescer[int, int] = Coalescer(oracle)
+    running = asyncio.create_task(coalescer.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    with pytest.raises(InternalError, match="shutting down"):
+        await coalescer.ask(1)
