@@ -6,6 +6,8 @@ JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 
+LOOPLESS := core protocol storage
+
 .DEFAULT_GOAL := help
 # Two fills of one .venv must not run at once.
 .NOTPARALLEL:
@@ -20,13 +22,14 @@ demo: $(VENV)/.dev ## an index, three peers and two subscribers on live readings
 test: $(VENV)/.dev ## every test
 	$(BIN)/pytest -n $(JOBS) tests
 
-# The checks that need no server come first: they fail fastest. The tests then run once more with asyncio's debug mode on.
+# The checks that need no server come first: they fail fastest. The tests then run once more with asyncio's debug mode on,
+# but for those of what has no event loop.
 check: $(VENV)/.dev ## format, lint, types, import rules; tests under asyncio debug with warnings as errors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict pubsub
 	$(BIN)/lint-imports
-	PYTHONASYNCIODEBUG=1 $(BIN)/pytest -n $(JOBS) -W error $(wildcard $(addprefix tests/,unit integration conformance scenarios))
+	PYTHONASYNCIODEBUG=1 $(BIN)/pytest -n $(JOBS) -W error $(addprefix --ignore=tests/unit/,$(LOOPLESS)) $(wildcard $(addprefix tests/,unit integration conformance scenarios))
 
 SEEDS ?= 1000
 FIRST ?= 0

@@ -204,6 +204,18 @@ async def test_what_was_redriven_elsewhere_is_no_dead_letter_any_more_where_it_w
         assert await client.redrive_group("t", "g") == "0 dead letters of group g are ready again"
 
 
+async def test_retention_of_dead_letters_waits_for_no_copy_of_the_topic_that_they_came_from(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await replicated(site)
+        await give_up(client, 3)
+        node = site.peers["alice"]._node
+        for feeding in list(node.replicas.find(site.held("alice", "t")).feedings.values()):  # type: ignore[union-attr]
+            feeding._send_rows = lambda: None  # type: ignore[method-assign]
+        await client.set_policy("t.dead", max_messages=1)
+        await wait_until(lambda: site.held("alice", "t.dead").first_offset == 2, 8)
+        await wait_until(lambda: dead_is(client, 1), 8)
+
+
 async def give_up(client: pubsub.Client, how_many: int) -> None:
     """Publish messages, and have a group give up each of them."""
     await client.publish_many("t", [b"%d" % number for number in range(how_many)])
