@@ -38,7 +38,8 @@ from pubsub.peer.group_work import GroupWork
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import batch_bytes, decode_headers, encode_headers
 from pubsub.protocol.messages import Batch, CopyState
-from pubsub.storage.groups import DeadLetter, GivenUp, bury, dead_letters, read_offsets, revive, unbury
+from pubsub.storage.given_up import GivenUp
+from pubsub.storage.groups import DeadLetter, bury, dead_letters, read_offsets, revive, unbury
 from pubsub.storage.rows import stored_bytes
 from pubsub.storage.store import Append, Statement
 from pubsub.storage.topic import Topic
@@ -78,11 +79,11 @@ class DeadLetters:
             return
         moved = list(offsets_of(batch))
         dead = await self._topic_for(topic)
-        given_up = [GivenUp(offset, *work.why_dying(offset)) for offset in moved]
+        given_up = [GivenUp(work.name, offset, *work.why_dying(offset)) for offset in moved]
         headers: list[str | None] = [
             self._headers(work, batch, position, gone) for position, gone in enumerate(given_up)
         ]
-        rows = partial(bury, topic.id, work.name, given_up, dead.id)
+        rows = partial(bury, topic.id, given_up, dead.id)
         await self._append(dead, batch, headers, statements_at=rows)
         work.group.buried(moved)
         work.dead += len(moved)

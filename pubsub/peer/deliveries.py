@@ -9,7 +9,6 @@ from pubsub.net.server import ServerConnection
 from pubsub.peer.delivery import Delivery, Feed, Subscriber
 from pubsub.peer.positions import Until
 from pubsub.peer.tail import Tail, TailBudget
-from pubsub.protocol.messages import Batch
 from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
 
@@ -93,18 +92,10 @@ class Deliveries:
         feed = self._feeds.get(topic.id)
         if feed is None:
             return
-        batch = Batch(
-            appended.first_offset,
-            None,
-            appended.published_us,
-            appended.keys,
-            appended.headers,
-            appended.payloads,
-        )
         marks = None
         if topic.replicas:
             marks = [(position, mark) for position, mark in enumerate(appended.marks) if mark is not None]
-        feed.tail.add(batch, self._limits.batch_messages, self._limits.batch_bytes, marks)
+        feed.tail.add(appended.batch, self._limits.batch_messages, self._limits.batch_bytes, marks)
         self._pump(feed)
 
     def on_committed(self, topic: Topic) -> None:

@@ -162,15 +162,7 @@ class GroupWork:
         """A commit added messages to the topic."""
         if not self.seats or self._broken is not None:
             return
-        batch = Batch(
-            appended.first_offset,
-            None,
-            appended.published_us,
-            appended.keys,
-            appended.headers,
-            appended.payloads,
-        )
-        self._supply.add(batch, self.group.cursor)
+        self._supply.add(appended.batch, self.group.cursor)
         self.pump_soon()
 
     def pump_soon(self) -> None:

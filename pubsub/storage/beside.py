@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
-from pubsub.storage.given_up import GivenUpBy, give_up_again
+from pubsub.storage.given_up import GivenUp, give_up_again
 
 Row = tuple[str, str, bytes | None]
 """Kind, key of the row as a JSON array, and its other cells as msgpack; None: it is gone."""
@@ -164,5 +164,5 @@ def take_over(cursor: sqlite3.Cursor, topic_id: int) -> None:
             f"ON CONFLICT ({key}) DO UPDATE SET {upsert}" + (f" WHERE {newer}" if newer else ""),
             rows,
         )
-    give_up_again(cursor, topic_id, [GivenUpBy(*row[1:]) for row in given_up])
+    give_up_again(cursor, topic_id, [GivenUp(*row[1:]) for row in given_up])
     cursor.execute("DELETE FROM copied_state WHERE topic_id = ?", (topic_id,))

@@ -28,8 +28,8 @@ _ENTER = (
 _DYING = "SELECT group_name, offset FROM group_messages WHERE topic_id = ? AND state = 'dying'"
 
 
-class GivenUpBy(NamedTuple):
-    """A message that a group has given up, with the group."""
+class GivenUp(NamedTuple):
+    """A message that a group has given up."""
 
     group: str
     offset: int
@@ -37,7 +37,7 @@ class GivenUpBy(NamedTuple):
     attempts: int
 
 
-def give_up_again(cursor: sqlite3.Cursor, topic_id: int, given_up: Sequence[GivenUpBy]) -> None:
+def give_up_again(cursor: sqlite3.Cursor, topic_id: int, given_up: Sequence[GivenUp]) -> None:
     """What groups had given up at the former owner of a topic, they have given up here, where it is owned from now on.
 
     Dead letters from a time when this peer owned the topic before are theirs still, unless they were redriven since;

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from pubsub.core.group_state import Changes, Row
 from pubsub.protocol.messages import Batch
-from pubsub.storage.given_up import OF_DEAD_TOPICS
+from pubsub.storage.given_up import OF_DEAD_TOPICS, GivenUp
 from pubsub.storage.rows import SIZE, batch_of
 from pubsub.storage.work import Statement, run_statements
 
@@ -40,14 +40,6 @@ class StoredGroup(NamedTuple):
     rows: list[Row]
     dead: int
     """Its dead letters."""
-
-
-class GivenUp(NamedTuple):
-    """A message that a group has given up."""
-
-    offset: int
-    reason: str
-    attempts: int
 
 
 class DeadLetter(NamedTuple):
@@ -115,15 +107,23 @@ def delete_group(topic_id: int, name: str) -> list[Statement]:
 
 
 def bury(
-    topic_id: int, name: str, given_up: Sequence[GivenUp], dead_topic_id: int, first_offset: int
+    topic_id: int, given_up: Sequence[GivenUp], dead_topic_id: int, first_offset: int
 ) -> list[Statement]:
     """Entries have become the messages of a dead letter topic from `first_offset` on; in that transaction."""
     return [
-        (_DELETE_RUN, [(topic_id, name, gone.offset, gone.offset) for gone in given_up]),
+        (_DELETE_RUN, [(topic_id, gone.group, gone.offset, gone.offset) for gone in given_up]),
         (
             "INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (dead_topic_id, first_offset + n, topic_id, gone.offset, name, gone.reason, gone.attempts)
+                (
+                    dead_topic_id,
+                    first_offset + n,
+                    topic_id,
+                    gone.offset,
+                    gone.group,
+                    gone.reason,
+                    gone.attempts,
+                )
                 for n, gone in enumerate(given_up)
             ],
         ),

@@ -129,6 +129,11 @@ class Appended(msgspec.Struct, frozen=True):
     marks: list[str | None]
     """Of the first messages, where each begins a batch or not; those behind them begin none."""
 
+    @property
+    def batch(self) -> Batch:
+        """The messages, as they are delivered."""
+        return Batch(self.first_offset, None, self.published_us, self.keys, self.headers, self.payloads)
+
 
 class Committed(msgspec.Struct, frozen=True):
     """What a group's commit did, handed to the event loop."""

@@ -148,10 +148,7 @@ async def test_what_a_group_gave_up_is_given_up_at_the_new_owner_too_and_can_be_
 
 async def test_the_new_owner_makes_letters_with_the_same_reason_once_the_name_is_free(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
-        client = await replicated(site)
-        await give_up(client, 1)
-        await client.promote("t", "bob")
-        await wait_until(lambda: dead_is(client, 1), PATIENCE_SECONDS)
+        client = await given_up_and_moved(site, 1)
         await client.delete_topic("t.dead")
 
         async def made() -> bool:
@@ -167,10 +164,7 @@ async def test_the_new_owner_makes_letters_with_the_same_reason_once_the_name_is
 
 async def test_a_reset_leaves_what_was_given_up_at_the_new_owner(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
-        client = await replicated(site)
-        await give_up(client, 3)
-        await client.promote("t", "bob")
-        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        client = await given_up_and_moved(site, 3)
         await client.reset_group("t", "g", 2)
         assert await dead_is(client, 2)
         assert await work_off(client, 1) == {b"2": 1}
@@ -178,10 +172,7 @@ async def test_a_reset_leaves_what_was_given_up_at_the_new_owner(tmp_path: Path)
 
 async def test_dead_letters_are_not_there_twice_when_their_owner_takes_over_again(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
-        client = await replicated(site)
-        await give_up(client, 3)
-        await client.promote("t", "bob")
-        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        client = await given_up_and_moved(site, 3)
         assert (await client.group("t", "g")).lag == 0
         await client.promote("t", "alice")
         await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
@@ -193,10 +184,7 @@ async def test_dead_letters_are_not_there_twice_when_their_owner_takes_over_agai
 
 async def test_what_was_redriven_elsewhere_is_no_dead_letter_any_more_where_it_was_one(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
-        client = await replicated(site)
-        await give_up(client, 3)
-        await client.promote("t", "bob")
-        await wait_until(lambda: dead_is(client, 3), PATIENCE_SECONDS)
+        client = await given_up_and_moved(site, 3)
         await client.redrive_group("t", "g")
         assert await work_off(client, 3) == {b"0": 1, b"1": 1, b"2": 1}
         await client.promote("t", "alice")
@@ -214,6 +202,15 @@ async def test_retention_of_dead_letters_waits_for_no_copy_of_the_topic_that_the
         await client.set_policy("t.dead", max_messages=1)
         await wait_until(lambda: site.held("alice", "t.dead").first_offset == 2, 8)
         await wait_until(lambda: dead_is(client, 1), 8)
+
+
+async def given_up_and_moved(site: Cluster, how_many: int) -> pubsub.Client:
+    """A group has given messages up at alice, and bob owns the topic now, where they are given up, too."""
+    client = await replicated(site)
+    await give_up(client, how_many)
+    await client.promote("t", "bob")
+    await wait_until(lambda: dead_is(client, how_many), PATIENCE_SECONDS)
+    return client
 
 
 async def give_up(client: pubsub.Client, how_many: int) -> None:

@@ -21,6 +21,7 @@ from pubsub.core.group import Group
 from pubsub.core.group_options import GroupOptions
 from pubsub.core.group_state import DYING
 from pubsub.storage import groups as rows
+from pubsub.storage.given_up import GivenUp
 from pubsub.storage.schema import metadata
 from pubsub.storage.work import run_statements
 
@@ -352,8 +353,8 @@ class GroupMachine(RuleBasedStateMachine):
                 "INSERT INTO messages VALUES (?, ?, 0, NULL, NULL, x'61', NULL)",
                 (DEAD_TOPIC, self.dead_offset + n),
             )
-        given_up = [rows.GivenUp(offset, "nack", 1) for offset in moved]
-        run_statements(self.sql, rows.bury(TOPIC, NAME, given_up, DEAD_TOPIC, self.dead_offset))
+        given_up = [GivenUp(NAME, offset, "nack", 1) for offset in moved]
+        run_statements(self.sql, rows.bury(TOPIC, given_up, DEAD_TOPIC, self.dead_offset))
         self.group.buried(moved)
         self.dead_offset += len(moved)
         for offset in moved:

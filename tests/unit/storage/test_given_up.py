@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Text, create_engine
 from sqlalchemy.pool import StaticPool
 
-from pubsub.storage.given_up import GivenUpBy, give_up_again
+from pubsub.storage.given_up import GivenUp, give_up_again
 from pubsub.storage.schema import metadata
 
 TOPIC, DEAD = 1, 2
@@ -64,7 +64,7 @@ def dying(cursor: sqlite3.Cursor) -> list[tuple[int, int, str]]:
 def test_what_the_former_owner_made_letters_of_is_to_be_a_letter_here_for_the_same_reason(
     cursor: sqlite3.Cursor,
 ) -> None:
-    give_up_again(cursor, TOPIC, [GivenUpBy("g", 4, "lease expired", 5)])
+    give_up_again(cursor, TOPIC, [GivenUp("g", 4, "lease expired", 5)])
     assert dying(cursor) == [(4, 5, "lease expired")]
     assert letters(cursor) == []
 
@@ -73,7 +73,7 @@ def test_what_is_a_letter_here_already_does_not_become_another_one(cursor: sqlit
     letter(cursor, 3)
     letter(cursor, 4)
     entry(cursor, 3)
-    give_up_again(cursor, TOPIC, [GivenUpBy("g", 4, "nack", 3)])
+    give_up_again(cursor, TOPIC, [GivenUp("g", 4, "nack", 3)])
     assert letters(cursor) == [3, 4]
     assert dying(cursor) == []
 
@@ -81,7 +81,7 @@ def test_what_is_a_letter_here_already_does_not_become_another_one(cursor: sqlit
 def test_what_was_redriven_elsewhere_is_a_letter_no_more(cursor: sqlite3.Cursor) -> None:
     letter(cursor, 3)
     letter(cursor, 4)
-    give_up_again(cursor, TOPIC, [GivenUpBy("g", 4, "nack", 3)])
+    give_up_again(cursor, TOPIC, [GivenUp("g", 4, "nack", 3)])
     assert letters(cursor) == [4]
 
 
@@ -94,10 +94,10 @@ def test_a_letter_of_which_the_topic_has_nothing_any_more_stays_one(cursor: sqli
 
 
 def test_what_the_group_has_yet_to_read_is_no_entry(cursor: sqlite3.Cursor) -> None:
-    give_up_again(cursor, TOPIC, [GivenUpBy("g", 8, "nack", 3), GivenUpBy("g", 9, "nack", 3)])
+    give_up_again(cursor, TOPIC, [GivenUp("g", 8, "nack", 3), GivenUp("g", 9, "nack", 3)])
     assert [offset for offset, _, _ in dying(cursor)] == [8]
 
 
 def test_what_is_said_of_a_group_that_is_not_there_is_passed_over(cursor: sqlite3.Cursor) -> None:
-    give_up_again(cursor, TOPIC, [GivenUpBy("other", 4, "nack", 3)])
+    give_up_again(cursor, TOPIC, [GivenUp("other", 4, "nack", 3)])
     assert dying(cursor) == []
