@@ -49,6 +49,14 @@ def contacts(*heard: str, at: int = 0, started: int = 0) -> Contacts:
     return found
 
 
+def a_followed_progress() -> tuple[OwnerProgress, Contacts]:
+    """Both others follow, and are in contact."""
+    progress = a_progress()
+    progress.followed("b", 5, 0, 0)
+    progress.followed("c", 5, 0, 0)
+    return progress, contacts("b", "c")
+
+
 def test_a_majority_must_have_a_message_from_three_copies_on() -> None:
     assert [default_min_in_sync(copies) for copies in range(1, 8)] == [1, 1, 2, 3, 3, 4, 4]
 
@@ -206,10 +214,7 @@ def test_a_follower_may_be_silent_for_a_lag_and_no_longer() -> None:
 def test_a_follower_that_says_it_stops_leaves_at_once_though_it_is_in_contact_until_it_is_heard_of_anew() -> (
     None
 ):
-    progress = a_progress()
-    progress.followed("b", 5, 0, 0)
-    progress.followed("c", 5, 0, 0)
-    contact = contacts("b", "c")
+    progress, contact = a_followed_progress()
     contact.leaves("c")
     proposal = progress.tick(0, contact)
     assert proposal is not None
@@ -231,10 +236,7 @@ def test_a_follower_that_says_it_stops_leaves_at_once_though_it_is_in_contact_un
 
 
 def test_of_followers_that_stop_as_many_stay_as_must_be_in_sync() -> None:
-    progress = a_progress()
-    progress.followed("b", 5, 0, 0)
-    progress.followed("c", 5, 0, 0)
-    contact = contacts("b", "c")
+    progress, contact = a_followed_progress()
     contact.leaves("b")
     contact.leaves("c")
     proposal = progress.tick(0, contact)
@@ -243,10 +245,7 @@ def test_of_followers_that_stop_as_many_stay_as_must_be_in_sync() -> None:
 
 
 def test_where_the_owner_stops_too_nobody_leaves() -> None:
-    progress = a_progress()
-    progress.followed("b", 5, 0, 0)
-    progress.followed("c", 5, 0, 0)
-    contact = contacts("b", "c")
+    progress, contact = a_followed_progress()
     contact.leaves("c")
     contact.nobody_leaves()
     assert progress.tick(0, contact) is None
