@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from pubsub.peer.group_supply import Supply, offsets_of
 from pubsub.peer.lease_clock import now_us
 from pubsub.protocol.messages import Batch, Deliver, Settle
 from pubsub.storage.groups import StoredGroup, change_group, load_group, reset_group
-from pubsub.storage.store import Appended, Statement, Store
+from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
 
 log = logging.getLogger("pubsub.peer")
@@ -353,7 +353,7 @@ class GroupWork:
             given_up = [
                 row for row in self.group.given_up() if row.offset < position
             ]  # the others come anyway
-            await self.change(reset_group(self.topic.id, self.name, position, given_up))
+            await self._store.run(reset_group(self.topic.id, self.name, position, given_up))
         except BaseException:
             self.go_on()
             raise
@@ -383,25 +383,6 @@ class GroupWork:
         """Raises ReadOnlyError where nothing can be changed now."""
         if self._broken is not None:
             raise self._broken
-
-    async def change(self, statements: Sequence[Statement]) -> None:
-        """Have something stored and wait for it.
-
-        Raises:
-            PubsubError: it could not be stored.
-        """
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(error: PubsubError | None) -> None:
-            if stored.done():
-                return
-            if error is not None:
-                stored.set_exception(error)
-            else:
-                stored.set_result(None)
-
-        self._store.change(statements, done)
-        await stored
 
     def end_members(self, error: PubsubError) -> list[Seat]:
         """Tell every member that it is one no more."""

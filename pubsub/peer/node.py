@@ -19,9 +19,12 @@ from pubsub.errors import NotOwnerError, PubsubError, TopicNotFoundError
 from pubsub.model import TopicInfo, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Cursors
+from pubsub.peer.dead_letters import DeadLetters
 from pubsub.peer.deliveries import Deliveries
 from pubsub.peer.following import Following
 from pubsub.peer.forwarding import Forwarding
+from pubsub.peer.group_members import Members
+from pubsub.peer.group_requests import GroupRequests
 from pubsub.peer.groups import Groups
 from pubsub.peer.handing_over import HandingOver
 from pubsub.peer.holding import Holding
@@ -90,6 +93,8 @@ class Node:
         self.holding = Holding(self)
         self.handing_over = HandingOver(self)
         self.cursors = Cursors(self)
+        self.dead_letters = DeadLetters(self)
+        self.members = Members()
         self.groups = Groups(self)
         self.publishing = Publishing(self)
         self.schedule = Schedule(self)
@@ -106,7 +111,7 @@ class Node:
         }
         """What runs beside the requests for as long as the peer does."""
         for part in (
-            *(self.publishing, self.schedule, Reading(self), self.cursors, self.groups),
+            *(self.publishing, self.schedule, Reading(self), self.cursors, GroupRequests(self)),
             *(self.replicas, self.holding, Orphaned(self), self.scrubbing),
             *(Policies(self), Forwarding(self, directory)),
         ):
@@ -261,7 +266,7 @@ class Node:
     def subscribers(self) -> dict[str, dict[str, int]]:
         """Topic -> name of a subscription, or of a member of a group -> since when, for the registry."""
         found = self.deliveries.by_topic()
-        for topic, members in self.groups.by_topic().items():
+        for topic, members in self.members.by_topic().items():
             found.setdefault(topic, {}).update(members)
         return found
 
@@ -281,7 +286,7 @@ class Node:
             "read_only": self.store.fault,
             "topics": len(self.store.topics),
             "connections": self.connections(),
-            "subscriptions": self.deliveries.count() + self.groups.count(),
+            "subscriptions": self.deliveries.count() + self.members.count(),
             "published": self.published_messages,
             "not_following": self.following.behind(),
             "orphaned": self.orphaned_messages,

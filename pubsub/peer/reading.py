@@ -51,7 +51,7 @@ class Reading:
             )
         topic = self._node.owned(frame.topic, frame.topic_id)
         mine = (connection, frame.subscription)
-        taken = self._node.deliveries.find(*mine) is not None or self._node.groups.has(*mine)
+        taken = self._node.deliveries.find(*mine) is not None or self._node.members.has(*mine)
         if taken or mine in self._starting:
             raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
         self._starting.add(mine)
@@ -134,7 +134,7 @@ class Reading:
     async def on_unsubscribe(self, connection: ServerConnection, frame: m.Unsubscribe) -> m.Frame:
         self._starting.discard((connection, frame.subscription))
         self._node.deliveries.stop(connection, frame.subscription)
-        self._node.groups.leave(connection, frame.subscription)
+        self._node.members.leave(connection, frame.subscription)
         return m.Done(frame.id)
 
     async def on_query(self, connection: ServerConnection, frame: m.Query) -> m.Frame:

@@ -274,22 +274,10 @@ class Schedule:
         async with self._changing:
             there = await self._node.store.held_ids(topic, wanted)
             if there:
-                await self._delete(there)
+                rows = [(number,) for number in there]
+                await self._node.store.run([("DELETE FROM scheduled WHERE id = ?", rows)])
                 self._held[topic.id].count -= len(there)
         return [number for number in wanted if number not in set(there)]
-
-    async def _delete(self, schedule_ids: list[int]) -> None:
-        deleted: asyncio.Future[None] = self._loop.create_future()
-
-        def done(error: PubsubError | None) -> None:
-            if error is not None:
-                deleted.set_exception(error)
-            else:
-                deleted.set_result(None)
-
-        rows = [(number,) for number in schedule_ids]
-        self._node.store.change([("DELETE FROM scheduled WHERE id = ?", rows)], done)
-        await deleted
 
     async def close(self) -> None:
         """Move nothing more; what is under way is finished. What is left waits in the file. Idempotent."""

@@ -433,6 +433,25 @@ class Store:
             return
         self._writer.submit(Change(statements, done))
 
+    async def run(self, statements: Sequence[Statement]) -> None:
+        """Run statements as `change` does, and wait for it.
+
+        Raises:
+            PubsubError: they could not be run, or not stored.
+        """
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: PubsubError | None) -> None:
+            if stored.done():
+                return
+            if error is not None:
+                stored.set_exception(error)
+            else:
+                stored.set_result(None)
+
+        self.change(statements, done)
+        await stored
+
     async def step(
         self,
         change: Callable[[sqlite3.Cursor], T],
