@@ -190,8 +190,7 @@ class DeadLetters:
         if is_dead_letter_topic(work.topic.name):
             raise InvalidRequestError(f"{work.topic.name} is a topic of dead letters: it has none of its own")
         work.check_sound()
-        while work.burying is not None:
-            await asyncio.wait([work.burying])
+        await work.burying.finished()
         if work.ended:
             raise NotOwnerError(
                 f"topic {work.topic.name} is not served here any more; ask for its owner again"

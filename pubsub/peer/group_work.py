@@ -24,24 +24,16 @@ from pubsub.core.group_options import GroupOptions, parse_options
 from pubsub.core.group_state import DYING
 from pubsub.errors import ClosedError, InvalidRequestError, PubsubError, ReadOnlyError
 from pubsub.model import GroupInfo, iso_from_us
+from pubsub.peer.burying import Burying
 from pubsub.peer.group_giving import GivingOut, Seat
 from pubsub.peer.group_supply import Supply, offsets_of
-from pubsub.peer.lease_clock import now_us
+from pubsub.peer.lease_clock import LeaseTimer, now_us
 from pubsub.protocol.messages import Batch, Deliver, Settle
 from pubsub.storage.groups import StoredGroup, change_group, load_group, reset_group
 from pubsub.storage.store import Appended, Store
 from pubsub.storage.topic import Topic
 
 log = logging.getLogger("pubsub.peer")
-
-TIMER_SECONDS = 3600.0
-"""The longest timer; whatever is due later is looked for again then."""
-STOOD_STILL_US = 100_000
-"""A timer that fires so late says that this process, or its machine, stood still ..."""
-GRACE_SECONDS = 0.25
-"""... and before leases end, there is so long to read what members had to say in the meantime."""
-BURIED_AT_ONCE = 100
-"""Messages that become dead letters in one transaction."""
 
 Answer = Callable[[PubsubError | None], None]
 
@@ -51,7 +43,7 @@ class GroupWork:
 
     Args:
         options: As stored in `stored`, but for what the topic demands.
-        bury: Makes dead letters of up to so many dying messages.
+        bury: Makes dead letters of the dying messages at these offsets.
     """
 
     def __init__(
@@ -74,7 +66,6 @@ class GroupWork:
         self.ended = False
         self._store = store
         self._effective = options
-        self._bury = bury
         self.group = Group(options, stored.cursor, stored.rows, first_offset=topic.first_offset)
         self._supply = Supply(store, topic, limits, self.pump)
         self._giving = GivingOut(self._supply, self.options, self._start_waiting)
@@ -88,14 +79,11 @@ class GroupWork:
         """Why memory is not to be trusted, until it has been read anew."""
         self._paused = False
         self._pumping: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_us = 0
+        self._timer = LeaseTimer(self._on_due)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.burying: asyncio.Task[None] | None = None
-        self._bury_later: asyncio.TimerHandle | None = None
-        """Until then no dead letters are made, after that could not be done."""
-        self._said = ""
-        """Why dead letters could not be made, as it was told last."""
+        self.burying = Burying(
+            f"group {self.name} of {topic.name}", store.settings.probe_seconds, partial(bury, self), self.pump
+        )
 
     # Members
 
@@ -180,7 +168,7 @@ class GroupWork:
         if not self._committing:
             self._giving.give(self.group, self.seats.values())
             self._commit()
-        self._set_timer()
+        self._timer.set(self.group.next_due_us)
         self._bury_dying()
 
     def _start_waiting(self, seat: Seat) -> asyncio.Task[None]:
@@ -273,66 +261,16 @@ class GroupWork:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    # Time
+    # What is due, and what is given up
 
-    def _set_timer(self) -> None:
-        due_us = self.group.next_due_us
-        if due_us is None or (self._timer is not None and self._timer_due_us <= due_us):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        seconds = min(max(0.0, (due_us - now_us()) / 1_000_000), TIMER_SECONDS)
-        self._timer_due_us = due_us
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
-
-    def _on_timer(self, *, again: bool = False) -> None:
-        self._timer = None
-        if now_us() - self._timer_due_us > STOOD_STILL_US and not again:
-            self._timer = asyncio.get_running_loop().call_later(
-                GRACE_SECONDS, partial(self._on_timer, again=True)
-            )
-        elif self._broken is None and not self._paused:
+    def _on_due(self) -> None:
+        if self._broken is None and not self._paused:
             self.group.expire(now_us())
             self.pump()
 
-    # Dead letters
-
     def _bury_dying(self) -> None:
-        waits = self._bury_later is not None or self.changing.locked()
-        if self.burying is None and not self._committing and not waits:
-            offsets = self.group.dying(BURIED_AT_ONCE)
-            if offsets:
-                self.burying = self._start(self._bury_now(offsets), "bury dead letters of")
-
-    async def _bury_now(self, offsets: list[int]) -> None:
-        pause_seconds = 0.0
-        try:
-            await self._bury(self, offsets)
-            self._said = ""
-        except ClosedError:
-            return
-        except PubsubError as error:
-            if error.message != self._said:  # once, though it may go on for days
-                self._said = error.message
-                log.warning(
-                    "messages that group %s of %s gave up are moved later: %s",
-                    self.name,
-                    self.topic.name,
-                    error,
-                )
-            pause_seconds = self._store.settings.probe_seconds
-        except Exception:
-            log.exception("moving what group %s of %s gave up failed", self.name, self.topic.name)
-            pause_seconds = TIMER_SECONDS
-        finally:
-            self.burying = None
-        if pause_seconds:
-            self._bury_later = asyncio.get_running_loop().call_later(pause_seconds, self._bury_again)
-        self.pump()
-
-    def _bury_again(self) -> None:
-        self._bury_later = None
-        self.pump()
+        if not self._committing and not self.changing.locked():
+            self.burying.begin(self.group)
 
     def why_dying(self, offset: int) -> tuple[str, int]:
         """Why a message is given up, and after how many attempts."""
@@ -371,8 +309,7 @@ class GroupWork:
         """
         self.check_sound()
         self._paused = True
-        if self.burying is not None:
-            await asyncio.wait([self.burying])
+        await self.burying.finished()
 
     def go_on(self) -> None:
         """What `stop` stopped."""
@@ -397,9 +334,10 @@ class GroupWork:
         """Do nothing any more. Idempotent."""
         self.ended = True
         self._supply.clear()
-        for handle in (self._timer, self._pumping, self._bury_later):
-            if handle is not None:
-                handle.cancel()
+        self._timer.end()
+        self.burying.end()
+        if self._pumping is not None:
+            self._pumping.cancel()
         for task in self._tasks:
             task.cancel()
 

@@ -103,7 +103,7 @@ async def test_dead_letters_wait_while_another_peer_owns_the_topic_of_that_name(
             await give_up(client, b"new")
             await wait_until(lambda: bob._node.groups._by_topic)
             (work,) = next(iter(bob._node.groups._by_topic.values())).values()
-            await wait_until(lambda: "alice owns the topic jobs.dead" in work._said)
+            await wait_until(lambda: "alice owns the topic jobs.dead" in work.burying._said)
             assert "jobs.dead" not in bob._node.store.topics
             assert (await client.group("jobs", "g")).dead == 1
             assert [letter.payload for letter in await client.query("jobs.dead")] == [b"old"]

@@ -110,7 +110,7 @@ async def test_what_was_dying_when_the_peer_was_killed_becomes_a_dead_letter_aft
     async def never(*_: Any) -> None:
         await asyncio.Event().wait()
 
-    peer._node.groups._by_topic[1]["g"]._bury = never
+    peer._node.groups._by_topic[1]["g"].burying._bury = never
     await member.settle("nack", (0, 1))
     assert await figures(peer) == (0, 0, 0, 1, 0)
     left = killed(peer, tmp_path)
