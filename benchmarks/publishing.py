@@ -135,19 +135,53 @@ async def publish_one_by_one(
     took = []
     for start in range(0, count, BURST):
         writes.burst(BURST)
-        for message in messages[start : start + BURST]:
-            began = time.perf_counter()
-            await publisher.publish(message)
-            took.append(time.perf_counter() - began)
+        took += await _timed(publisher, messages[start : start + BURST])
     writes.close()
-    stored: list[bytes] = []
     if replay:
         await publisher.subscribe(from_start=True)
+    await _read_back(publisher, warm, count)
+    return {"seconds": took, "growing": writes.growing, "within": writes.within}
+
+
+async def publish_in_turn(
+    cue: Cue, *, runnings: list[dict[str, Any]], count: int, warm: int, size_bytes: int
+) -> dict[str, Any]:
+    """One awaited publish at a time, in bursts here and there in turn, so that both see the machine in the same mood;
+    reports how long each took, for each of `runnings`. Reads all of it at the end.
+    """
+    publishers = [driver(running) for running in runnings]
+    for publisher in publishers:
+        await publisher.open()
+        await _warm(publisher, warm, size_bytes)
+    messages = payloads(0, count, size_bytes)
+    await cue.ready()
+    took: list[list[float]] = [[] for _ in publishers]
+    for start in range(0, count, BURST):
+        for publisher, seconds in zip(publishers, took, strict=True):
+            seconds += await _timed(publisher, messages[start : start + BURST])
+    for publisher in publishers:
+        await publisher.subscribe(from_start=True)
+        await _read_back(publisher, warm, count)
+    return {"seconds": took}
+
+
+async def _timed(publisher: Driver, messages: list[bytes]) -> list[float]:
+    """One awaited publish at a time; how long each took."""
+    took = []
+    for message in messages:
+        began = time.perf_counter()
+        await publisher.publish(message)
+        took.append(time.perf_counter() - began)
+    return took
+
+
+async def _read_back(publisher: Driver, warm: int, count: int) -> None:
+    """Read, by a subscription that is there, what one stream and the warming up have published, and close."""
+    stored: list[bytes] = []
     async with asyncio.timeout(READ_BACK_SECONDS):
         await publisher.receive(stored.append, warm + count)
     await publisher.close()
     verify(stored, {WARM_STREAM: warm, 0: count})
-    return {"seconds": took, "growing": writes.growing, "within": writes.within}
 
 
 async def publish_open_loop(

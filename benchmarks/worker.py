@@ -22,6 +22,7 @@ PARTS = {
     "publish-round-robin": "benchmarks.publishing:publish_round_robin",
     "publish-callers": "benchmarks.publishing:publish_callers",
     "publish-one-by-one": "benchmarks.publishing:publish_one_by_one",
+    "publish-in-turn": "benchmarks.publishing:publish_in_turn",
     "publish-open-loop": "benchmarks.publishing:publish_open_loop",
     "publish-through": "benchmarks.outage:publish_through",
     "publish-topics": "benchmarks.topics:publish_topics",

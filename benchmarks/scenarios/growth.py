@@ -39,7 +39,7 @@ def levels(stage: Stage) -> dict[str, int]:
 
 
 async def measure(stage: Stage) -> Figures:
-    rounds = stage.size(3, 1, 5)
+    rounds = stage.size(5, 1, 11)
     _, index = await start_index(stage)
     peers: dict[str, Child] = {}
     stored: dict[str, int] = {}

@@ -43,6 +43,7 @@ from pubsub.storage.groups import DeadLetter, bury, dead_letters, read_offsets, 
 from pubsub.storage.rows import stored_bytes
 from pubsub.storage.store import Append, Statement
 from pubsub.storage.topic import Topic
+from pubsub.storage.work import resolve
 
 if TYPE_CHECKING:
     from pubsub.peer.node import Node
@@ -115,12 +116,7 @@ class DeadLetters:
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(_: Append, first_offset: int, duplicate: bool, error: PubsubError | None) -> None:
-            if stored.done():
-                return
-            if error is not None:
-                stored.set_exception(error)
-            else:
-                stored.set_result(None)
+            resolve(stored, None, error)
 
         self._node.store.append(
             Append(

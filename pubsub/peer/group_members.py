@@ -16,8 +16,6 @@ class Members:
 
     def __init__(self) -> None:
         self._seats: dict[ServerConnection, dict[int, tuple[GroupWork, Seat]]] = {}
-        self.joining: set[tuple[ServerConnection, int]] = set()
-        """Subscriptions of connections that are to be seated soon; `leave` takes them out."""
 
     def seat(self, work: GroupWork, seat: Seat) -> None:
         """A subscription is a member of a group from now on, until it leaves or its connection is lost."""
@@ -34,7 +32,6 @@ class Members:
 
     def leave(self, connection: ServerConnection, number: int) -> None:
         """A subscription ends; one that is no member is fine. What it has goes to others at once."""
-        self.joining.discard((connection, number))
         work, seat = self._seats.get(connection, {}).pop(number, (None, None))
         if work is not None and seat is not None:
             work.leave(seat)

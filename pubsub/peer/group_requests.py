@@ -63,27 +63,9 @@ class GroupRequests:
             raise InvalidNameError(
                 f"topic {topic.name} can have no groups: the name of its dead letter topic would be too long"
             )
-        mine = (connection, frame.subscription)
-        if (
-            self._members.has(*mine)
-            or mine in self._members.joining
-            or self._node.deliveries.find(*mine) is not None
-        ):
-            raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
-        if (
-            self._members.count(connection) + self._node.deliveries.count(connection)
-            >= self._node.limits.subscriptions
-        ):
-            raise InvalidRequestError(
-                f"at most {self._node.limits.subscriptions} subscriptions on one connection"
-            )
-        self._members.joining.add(mine)
-        try:
+        with self._node.numbers.beginning(connection, frame.subscription) as check_wanted:
             work = await self._groups.find_or_make(topic, frame.group, asked, frame.start, frame.at_us)
-            if mine not in self._members.joining:
-                raise InvalidRequestError(f"subscription {frame.subscription} was ended before it began")
-        finally:
-            self._members.joining.discard(mine)
+            check_wanted()
         if work.ended or not connection.open:
             raise TopicNotFoundError(f"topic {topic.name} was deleted")
         seat = Seat(connection, frame.subscription, frame.name, frame.max_in_flight, frame.window_bytes)
@@ -200,8 +182,6 @@ def _check_join(frame: m.JoinGroup) -> GroupOptions:
         raise InvalidRequestError(
             f"the name of a member has at most {MEMBER_NAME_MAX_LENGTH} characters, not {len(frame.name)}"
         )
-    if not 0 <= frame.subscription < 2**32:
-        raise InvalidRequestError("a subscription is numbered from 0 to 2^32 - 1")
     if not 1 <= frame.max_in_flight <= MOST_IN_FLIGHT:
         raise InvalidRequestError(
             f"max_in_flight is a number from 1 to {MOST_IN_FLIGHT}, not {frame.max_in_flight}"

@@ -162,10 +162,18 @@ class Groups:
             work.go_on()
             raise
         work.end()
-        self._by_topic[work.topic.id].pop(work.name, None)
+        self._remove(work)
         self._node.members.unseat(
             work, GroupNotFoundError(f"group {work.name} of {work.topic.name} was deleted")
         )
+
+    def _remove(self, work: GroupWork) -> None:
+        """It is there no more; its topic may have gone before it."""
+        works = self._by_topic.get(work.topic.id, {})
+        if works.get(work.name) is work:
+            del works[work.name]
+        if not works:
+            self._by_topic.pop(work.topic.id, None)
 
     # What happens to topics
 

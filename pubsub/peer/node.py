@@ -38,6 +38,7 @@ from pubsub.peer.retention import Retention
 from pubsub.peer.schedule import Schedule
 from pubsub.peer.scrubbing import Scrubbing
 from pubsub.peer.shipping import Shipping
+from pubsub.peer.subscription_numbers import SubscriptionNumbers
 from pubsub.protocol import messages as m
 from pubsub.storage.cursors import load_cursors
 from pubsub.storage.remains import DAMAGED
@@ -95,6 +96,7 @@ class Node:
         self.cursors = Cursors(self)
         self.dead_letters = DeadLetters(self)
         self.members = Members()
+        self.numbers = SubscriptionNumbers(self.deliveries, self.members, limits.subscriptions)
         self.groups = Groups(self)
         self.publishing = Publishing(self)
         self.schedule = Schedule(self)

@@ -30,8 +30,6 @@ class Reading:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._starting: set[tuple[ServerConnection, int]] = set()
-        """Subscriptions whose first position is being looked for."""
         self._ending: set[asyncio.Task[None]] = set()
         self.immediate: dict[type, ImmediateHandler] = {m.Credit: self.on_credit}
         self.requests: dict[type, RequestHandler] = {
@@ -43,25 +41,11 @@ class Reading:
     async def on_subscribe(self, connection: ServerConnection, frame: m.Subscribe) -> m.Frame | list[m.Frame]:
         if frame.window_messages < 0 or frame.window_bytes < 0:
             raise InvalidRequestError("a window is not negative")
-        if not 0 <= frame.subscription < 2**32:
-            raise InvalidRequestError("a subscription is numbered from 0 to 2^32 - 1")
-        if self._node.deliveries.count(connection) >= self._node.limits.subscriptions:
-            raise InvalidRequestError(
-                f"at most {self._node.limits.subscriptions} subscriptions on one connection"
-            )
         topic = self._node.owned(frame.topic, frame.topic_id)
-        mine = (connection, frame.subscription)
-        taken = self._node.deliveries.find(*mine) is not None or self._node.members.has(*mine)
-        if taken or mine in self._starting:
-            raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
-        self._starting.add(mine)
-        try:
+        with self._node.numbers.beginning(connection, frame.subscription) as check_wanted:
             until = await find_end(self._node.store, topic, frame.until, frame.until_us)
             position, skipped, generation = await self._begin(topic, frame)
-            if mine not in self._starting:
-                raise InvalidRequestError(f"subscription {frame.subscription} was ended before it began")
-        finally:
-            self._starting.discard(mine)
+            check_wanted()
         if self._node.store.topics.get(topic.name) is not topic or not connection.open:
             raise TopicNotFoundError(f"topic {topic.name} was deleted")
         window = Window(frame.window_messages, frame.window_bytes)
@@ -132,9 +116,7 @@ class Reading:
             delivery.credit(frame.messages, frame.bytes)
 
     async def on_unsubscribe(self, connection: ServerConnection, frame: m.Unsubscribe) -> m.Frame:
-        self._starting.discard((connection, frame.subscription))
-        self._node.deliveries.stop(connection, frame.subscription)
-        self._node.members.leave(connection, frame.subscription)
+        self._node.numbers.end(connection, frame.subscription)
         return m.Done(frame.id)
 
     async def on_query(self, connection: ServerConnection, frame: m.Query) -> m.Frame:

@@ -15,7 +15,7 @@ from pubsub.config import MIB
 from pubsub.core.credit import Window
 from pubsub.core.epochs import EpochStart, where_logs_part
 from pubsub.core.replication import Contacts
-from pubsub.errors import ConflictError, InvalidRequestError, NotOwnerError, PubsubError
+from pubsub.errors import ConflictError, NotOwnerError, PubsubError
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.feeding import Feeding
 from pubsub.peer.owning import Answer, Owned, lag_of, membership
@@ -179,10 +179,7 @@ class Replicas:
             raise ConflictError(
                 f"peer {frame.name} is no replica of topic {topic.name}, as far as is known here"
             )
-        if not 0 <= frame.subscription < 2**32:
-            raise InvalidRequestError("a subscription is numbered from 0 to 2^32 - 1")
-        if self._node.deliveries.find(connection, frame.subscription) is not None:
-            raise InvalidRequestError(f"this connection has a subscription {frame.subscription} already")
+        self._node.numbers.check(connection, frame.subscription)
         theirs = [EpochStart(*entry) for entry in frame.epochs]
         parting = where_logs_part(topic.log_epochs, topic.next_offset, theirs, frame.next_offset)
         agrees = parting is not None and parting >= frame.next_offset

@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from pubsub.errors import InvalidRequestError, PubsubError, SubscriptionNotFoundError, SubscriptionTakenError
-from pubsub.storage.work import Statement
+from pubsub.storage.work import Statement, resolve
 
 CURSORS_OF_A_TOPIC = 10_000
 """So many durable subscriptions a topic may have: each is a row, an object in memory, and a say in retention."""
@@ -251,12 +251,7 @@ class CursorTable:
         def done(error: PubsubError | None) -> None:
             if error is None:
                 then()
-            if finished.done():
-                return
-            if error is None:
-                finished.set_result(None)
-            else:
-                finished.set_exception(error)
+            resolve(finished, None, error)
 
         self._change(statements, done)
         await finished

@@ -50,7 +50,7 @@ from pubsub.storage.scheduled import DueMessages, HeldMessage, due, held, held_i
 from pubsub.storage.searching import Found, count_from, kept_from, search
 from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.upkeep import Upkeep
-from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step
+from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step, resolve
 from pubsub.storage.writer import Writer
 
 log = logging.getLogger("pubsub.storage")
@@ -441,15 +441,7 @@ class Store:
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def done(error: PubsubError | None) -> None:
-            if stored.done():
-                return
-            if error is not None:
-                stored.set_exception(error)
-            else:
-                stored.set_result(None)
-
-        self.change(statements, done)
+        self.change(statements, lambda error: resolve(stored, None, error))
         await stored
 
     async def step(
@@ -474,12 +466,7 @@ class Store:
         def answer(result: Any, error: PubsubError | None) -> None:
             if error is None:
                 committed(result)
-            if done.done():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)
+            resolve(done, result, error)
 
         self._writer.submit(Step(change, answer, size_bytes, moves))
         return await done
@@ -528,12 +515,7 @@ class Store:
         def answer(result: Any, error: PubsubError | None) -> None:
             if isinstance(error, ReadOnlyError):
                 self._set_fault(error.message)
-            if done.done():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)
+            resolve(done, result, error)
 
         self._writer.submit(Job(change, answer))
         return await done

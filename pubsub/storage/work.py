@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -14,6 +15,7 @@ from pubsub.errors import PubsubError
 from pubsub.protocol.messages import Batch
 from pubsub.storage.beside import Row
 
+T = TypeVar("T")
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
 """SQL, and the rows of parameters for which it is to be run."""
 
@@ -147,6 +149,16 @@ class Committed(msgspec.Struct, frozen=True):
     """Topic id -> rows of replicated topics that have changed, besides messages."""
     fault: str | None
     """Why the group could not be written, or None."""
+
+
+def resolve(waiting: asyncio.Future[T], result: T, error: PubsubError | None) -> None:
+    """Give whoever awaits the end of some work its result, or its error; they may have gone away meanwhile."""
+    if waiting.done():
+        return
+    if error is not None:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(result)
 
 
 def run_statements(cursor: sqlite3.Cursor, statements: Sequence[Statement]) -> None:

@@ -47,7 +47,7 @@ async def test_deleting_a_group_or_a_subscription(peer: pubsub.Peer, what: str) 
 
         def is_gone() -> bool:
             if what == "group":
-                return not peer._node.groups._by_topic[topic.id]
+                return not peer._node.groups.has_groups(topic)
             return peer._node.store.cursors.find(topic.id, "x") is None
 
         proxy.swallow_answers = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 from typing import Any
 
 import pytest
 
 import pubsub
+from pubsub.config import Limits
 from pubsub.errors import (
     GroupNotFoundError,
     InvalidNameError,
@@ -38,6 +40,16 @@ from tests.waiting import wait_until
 async def floor_is(peer: pubsub.Peer, offset: int) -> None:
     """Wait until it is on disk that everything below an offset is done, and nothing from there on."""
     await wait_until(lambda: peer._node.groups.floor(peer._node.store.topics[TOPIC]) == offset)
+
+
+async def subscribe(member: Member, number: int) -> m.Frame:
+    """Ask for a reader on the connection of a member."""
+    return await member.link.request(
+        m.Subscribe(
+            id=member.link.next_id(), subscription=number, topic=TOPIC, window_messages=1, window_bytes=1
+        ),
+        SECONDS,
+    )
 
 
 # Retention
@@ -138,6 +150,41 @@ async def test_a_deleted_group_ends_its_members_and_may_be_made_anew(
     await again.has((0, 1), (1, 1))
 
 
+async def test_a_group_can_be_deleted_while_its_topic_is_dropped(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await open_peer()
+    member = await (await open_member(peer)).join()
+    run, is_stored, dropped = peer._node.store.run, asyncio.Event(), asyncio.Event()
+
+    async def run_slowly(statements: Any) -> None:
+        await run(statements)
+        is_stored.set()
+        await dropped.wait()
+
+    monkeypatch.setattr(peer._node.store, "run", run_slowly)
+    deleting = asyncio.create_task(peer.delete_group(TOPIC, "g"))
+    await is_stored.wait()
+    await peer._node.drop_copy(1)
+    dropped.set()
+    assert await deleting == "group g of jobs is deleted"
+    await wait_until(lambda: member.ended)
+    await wait_until(lambda: rows(peer, "SELECT * FROM groups") == [])
+
+
+async def test_a_topic_of_which_the_last_group_was_deleted_has_none(
+    open_peer: OpenPeer, open_member: OpenMember
+):
+    peer = await open_peer()
+    topic = peer._node.store.topics[TOPIC]
+    for group in ("g", "h"):
+        await (await open_member(peer)).join(group=group)
+    await peer.delete_group(TOPIC, "g")
+    assert peer._node.groups.has_groups(topic)
+    await peer.delete_group(TOPIC, "h")
+    assert not peer._node.groups.has_groups(topic)
+
+
 async def test_a_dropped_topic_ends_its_groups(open_peer: OpenPeer, open_member: OpenMember):
     peer = await open_peer()
     await kill(peer, await open_member(peer), 1)
@@ -197,10 +244,33 @@ async def test_a_number_in_use_is_refused_for_members_and_for_subscriptions(
     with pytest.raises(InvalidRequestError, match="already"):
         await member.join()
     with pytest.raises(InvalidRequestError, match="already"):
-        await member.link.request(
-            m.Subscribe(id=99, subscription=member.number, topic=TOPIC, window_messages=1, window_bytes=1),
-            SECONDS,
-        )
+        await subscribe(member, member.number)
+
+
+@pytest.mark.parametrize("first", ["member", "reader"])
+async def test_a_number_is_given_once_to_a_member_and_a_reader_that_ask_together(
+    open_peer: OpenPeer, open_member: OpenMember, first: str
+):
+    peer = await open_peer()
+    member = await open_member(peer)
+    asking = [member.join(), subscribe(member, member.number)]
+    answers = await asyncio.gather(*asking[:: 1 if first == "member" else -1], return_exceptions=True)
+    assert not isinstance(answers[0], Exception)
+    assert isinstance(answers[1], InvalidRequestError)
+    assert f"has a subscription {member.number} already" in answers[1].message
+    assert peer._node.members.count() + peer._node.deliveries.count() == 1
+
+
+async def test_members_and_readers_of_a_connection_count_together(
+    open_peer: OpenPeer, open_member: OpenMember
+):
+    peer = await open_peer(limits=Limits(subscriptions=2))
+    member = await (await open_member(peer)).join()
+    numbers = [member.link.next_subscription() for _ in range(3)]
+    answers = await asyncio.gather(*(subscribe(member, n) for n in numbers), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [m.Subscribed, InvalidRequestError, InvalidRequestError]
+    await member.link.request(m.Unsubscribe(member.link.next_id(), numbers[0]), SECONDS)
+    await subscribe(member, numbers[1])
 
 
 async def test_a_topic_with_no_room_for_the_name_of_its_dead_letters_has_no_groups(
