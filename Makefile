@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 
 LOOPLESS := core protocol storage
 
+# Where it is set, each of the many processes that tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 # Two fills of one .venv must not run at once.
 .NOTPARALLEL:
