@@ -49,6 +49,13 @@ LARGE_REPLIES: frozenset[type] = frozenset({m.Query, m.Cursors, m.Scheduled, m.G
 """Requests whose reply may be megabytes. One connection has one of them under way, and only while it reads what
 it was sent: otherwise `running_requests` such replies would pile up for somebody who never reads."""
 
+LASTING: frozenset[type] = frozenset(
+    {m.CreateCopy, m.DropCopy, m.CopyEnds, m.HandOver, m.SetPolicy}
+    | {m.JoinGroup, m.ChangeGroup, m.ChangeCursor, m.CancelScheduled}
+)
+"""Requests that change something at a peer: they go on to their end, though whoever asked goes away. Half-way through,
+what is on disk and what the peer knows of it would part. (What an index changes lasts by itself, see `index.tasks`.)"""
+
 ImmediateHandler = Callable[["ServerConnection", Any], None]
 RequestHandler = Callable[["ServerConnection", Any], Awaitable["m.Frame | list[m.Frame]"]]
 
@@ -77,7 +84,8 @@ class ServerConnection(Connection):
         """Called when the other end reads again; set by whoever pushes frames."""
         self._server = server
         self._backlog: deque[m.Frame] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], type] = {}
+        """Requests that are being answered, and what they are."""
         self._large = asyncio.Lock()
         self._hello_timer: asyncio.TimerHandle | None = None
         self._farewell_timer: asyncio.TimerHandle | None = None
@@ -178,7 +186,7 @@ class ServerConnection(Connection):
             task = asyncio.create_task(
                 self._answer(frame), name=f"pubsub: {type(frame).__name__} for {self.remote}"
             )
-            self._running.add(task)
+            self._running[task] = type(frame)
             task.add_done_callback(self._answered)
         if self._backlog:
             self.hold_reading("busy")
@@ -186,7 +194,7 @@ class ServerConnection(Connection):
             self.release_reading("busy")
 
     def _answered(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         self._run_backlog()
 
     async def _answer(self, frame: Any) -> None:
@@ -223,8 +231,11 @@ class ServerConnection(Connection):
             if timer is not None:
                 timer.cancel()
         self._backlog.clear()
-        for task in self._running:
-            task.cancel()
+        for task, kind in self._running.items():
+            if kind in LASTING:
+                self._server.let_go_on(task)
+            else:
+                task.cancel()
 
     async def finish(self) -> None:
         """Let the requests under way end, then close."""
@@ -245,6 +256,8 @@ class Server:
         """When the log may say again that there are more."""
         self.address: Address | None = None
         self._server: asyncio.Server | None = None
+        self._lasting: set[asyncio.Task[None]] = set()
+        """Requests that go on without their connections."""
 
     async def listen(self, address: Address) -> Address:
         """Start to listen; returns the address with the real port where port 0 was asked for.
@@ -271,18 +284,27 @@ class Server:
         if self._server is not None:
             self._server.close()
 
+    def let_go_on(self, task: asyncio.Task[None]) -> None:
+        """A request whose connection is lost, and which is to be carried out all the same."""
+        self._lasting.add(task)
+        task.add_done_callback(self._lasting.discard)
+
     async def close(self, drain_seconds: float) -> None:
         """Stop accepting, let requests under way end within the time given, close every connection. Idempotent."""
         self.stop_accepting()
         connections = list(self.connections)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
+                await asyncio.gather(*self._lasting, return_exceptions=True)
                 await asyncio.gather(*(connection.finish() for connection in connections))
                 await asyncio.gather(*(connection.closed() for connection in connections))  # all is sent
         while self.connections:  # also one whose accepting was under way when we stopped
             for connection in list(self.connections):
                 connection.abort()
             await asyncio.sleep(0)
+        for task in self._lasting:
+            task.cancel()
+        await asyncio.gather(*self._lasting, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None

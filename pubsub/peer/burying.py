@@ -43,7 +43,7 @@ class Burying:
         self._go_on = go_on
         self._task: asyncio.Task[None] | None = None
         self._pause: asyncio.TimerHandle | None = None
-        """Until then no dead letters are made, after that could not be done."""
+        """While it runs no dead letters are made, after that could not be done."""
         self._said = ""
         """Why dead letters could not be made, as it was told last."""
 

@@ -22,7 +22,7 @@ from pubsub.config import Limits
 from pubsub.core.group import Group
 from pubsub.core.group_options import GroupOptions, parse_options
 from pubsub.core.group_state import DYING
-from pubsub.errors import ClosedError, InvalidRequestError, PubsubError, ReadOnlyError
+from pubsub.errors import ClosedError, InvalidRequestError, NotOwnerError, PubsubError, ReadOnlyError
 from pubsub.model import GroupInfo, iso_from_us
 from pubsub.peer.burying import Burying
 from pubsub.peer.group_giving import GivingOut, Seat
@@ -292,7 +292,7 @@ class GroupWork:
                 row for row in self.group.given_up() if row.offset < position
             ]  # the others come anyway
             await self._store.run(reset_group(self.topic.id, self.name, position, given_up))
-        except BaseException:
+        except Exception:
             self.go_on()
             raise
         self.group = Group(self._effective, position, given_up, first_offset=self.topic.first_offset)
@@ -306,10 +306,15 @@ class GroupWork:
 
         Raises:
             ReadOnlyError: nothing can be changed now.
+            NotOwnerError: the group is not served here any more.
         """
         self.check_sound()
         self._paused = True
         await self.burying.finished()
+        if self.ended:
+            raise NotOwnerError(
+                f"topic {self.topic.name} is not served here any more; ask for its owner again"
+            )
 
     def go_on(self) -> None:
         """What `stop` stopped."""

@@ -7,7 +7,6 @@ comes here, and ends here when its topic goes. How a group works is in `group_wo
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -24,10 +23,10 @@ from pubsub.errors import (
     InvalidRequestError,
     NotOwnerError,
     PubsubError,
-    TopicNotFoundError,
 )
 from pubsub.model import check_group_name
 from pubsub.peer.group_work import GroupWork
+from pubsub.peer.keyed_locks import KeyedLocks
 from pubsub.peer.positions import find_position
 from pubsub.storage.groups import (
     StoredGroup,
@@ -61,7 +60,8 @@ class Groups:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._by_topic: dict[int, dict[str, GroupWork]] = {}
-        self._making = asyncio.Lock()
+        self._making = KeyedLocks()
+        """By topic id."""
         self._taking: set[int] = set()
         """Ids of topics of which the groups are being read: nobody is to be told that there are none."""
         for stored in node.store.groups:
@@ -97,7 +97,7 @@ class Groups:
             GroupNotFoundError: there is none.
             InvalidNameError: no group can be called that.
         """
-        work = self._by_topic.get(topic.id, {}).get(check_group_name(name))
+        work = self._find(topic, check_group_name(name))
         if work is None:
             raise GroupNotFoundError(f"topic {topic.name} has no group {name}")
         return work
@@ -115,16 +115,19 @@ class Groups:
 
         Raises:
             InvalidRequestError: the topic has as many groups as it may have.
-            PubsubError: the group could not be stored, or the topic was deleted meanwhile.
+            PubsubError: the group could not be stored, or the topic has changed hands or was deleted meanwhile.
         """
-        async with self._making:
-            found = self._by_topic.get(topic.id, {}).get(name)
+        while True:
+            found = self._find(topic, name)
             if found is None:
-                found = await self._make(topic, name, options, start, at_us)
-        async with found.changing:  # whoever resets it, or deletes it, is let finish
-            if not found.ended:
-                return found
-        return await self.find_or_make(topic, name, options, start, at_us)
+                async with self._making.hold(topic.id):
+                    found = self._find(topic, name) or await self._make(topic, name, options, start, at_us)
+            async with found.changing:  # whoever resets it, or deletes it, is let finish
+                if not found.ended:
+                    return found
+
+    def _find(self, topic: Topic, name: str) -> GroupWork | None:
+        return self._by_topic.get(topic.id, {}).get(name)
 
     async def _make(
         self, topic: Topic, name: str, options: GroupOptions, start: int, at_us: int
@@ -134,9 +137,9 @@ class Groups:
         position = await find_position(self._node.store, topic, start, at_us)
         record = msgspec.to_builtins(options)
         now_us = time.time_ns() // 1000
+        self._node.check_served(topic)
         await self._node.store.run(create_group(topic.id, name, position, record, now_us))
-        if self._node.store.topics.get(topic.name) is not topic:
-            raise TopicNotFoundError(f"topic {topic.name} was deleted")
+        self._node.check_served(topic)
         return self._add(topic, StoredGroup(topic.id, name, position, record, now_us, [], 0))
 
     def _add(self, topic: Topic, stored: StoredGroup) -> GroupWork:
@@ -158,7 +161,7 @@ class Groups:
         await work.stop()
         try:
             await self._node.store.run(delete_group(work.topic.id, work.name))
-        except BaseException:
+        except Exception:
             work.go_on()
             raise
         work.end()

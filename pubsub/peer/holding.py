@@ -16,6 +16,7 @@ from pubsub.errors import ConflictError, NotOwnerError, PubsubError, TopicExists
 from pubsub.model import check_topic_name
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.following import NEVER_A_VERSION
+from pubsub.peer.keyed_locks import KeyedLocks
 from pubsub.peer.owning import membership
 from pubsub.protocol import messages as m
 from pubsub.storage.topic import OWNER, Topic
@@ -31,8 +32,8 @@ class Holding:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._changing: dict[int, asyncio.Lock] = {}
-        """Held by whoever changes the role of a topic; there while anybody does."""
+        self._changing = KeyedLocks()
+        """By topic id, held by whoever changes the role of a topic."""
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {
             m.CreateCopy: self.on_create_copy,
@@ -67,13 +68,8 @@ class Holding:
             ConflictError: the copy has promised a newer epoch; or its data are gone, and others have them.
         """
         check_topic_name(copy.topic)
-        lock = self._changing.setdefault(copy.id, asyncio.Lock())
-        try:
-            async with lock:
-                await self._take(copy)
-        finally:
-            if not lock.locked():
-                self._changing.pop(copy.id, None)
+        async with self._changing.hold(copy.id):
+            await self._take(copy)
 
     async def _take(self, copy: m.CopyState) -> None:
         node, store = self._node, self._node.store

@@ -27,7 +27,7 @@ class LeaseTimer:
     """Says when the next lease or delay of a group is over. Called in the event loop only.
 
     Args:
-        expire: Called when the time has come, or is to be set again.
+        expire: Called when the time has come, or an hour is over; a moment later if this process stood still.
     """
 
     def __init__(self, expire: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ class LeaseTimer:
         self._due_us = 0
 
     def set(self, due_us: int | None) -> None:
-        """Call `expire` at this time of the clock, or before; None: nothing is due."""
+        """Call `expire` at this time of the clock, if it is not called before; None: nothing is due."""
         if due_us is None or (self._timer is not None and self._due_us <= due_us):
             return
         if self._timer is not None:

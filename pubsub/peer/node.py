@@ -150,6 +150,15 @@ class Node:
         if first_offset > topic.keep_from:
             topic.keep_from = first_offset
 
+    def check_served(self, topic: Topic) -> None:
+        """After a wait: whether this peer still owns a topic that it had.
+
+        Raises:
+            TopicNotFoundError, NotOwnerError: as `owned`.
+        """
+        if self.owned(topic.name, topic.id) is not topic:
+            raise NotOwnerError(f"topic {topic.name} has changed hands; ask for its owner again")
+
     def owned(self, name: str, topic_id: int = 0) -> Topic:
         """The topic of this name, if this peer may append to it.
 

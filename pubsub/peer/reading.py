@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pubsub.core.credit import Window
-from pubsub.errors import InvalidRequestError, PubsubError, TopicNotFoundError
+from pubsub.errors import InvalidRequestError, PubsubError
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.peer.cursors import Taken
 from pubsub.peer.delivery import Delivery
@@ -46,8 +46,9 @@ class Reading:
             until = await find_end(self._node.store, topic, frame.until, frame.until_us)
             position, skipped, generation = await self._begin(topic, frame)
             check_wanted()
-        if self._node.store.topics.get(topic.name) is not topic or not connection.open:
-            raise TopicNotFoundError(f"topic {topic.name} was deleted")
+        self._node.check_served(topic)
+        if not connection.open:
+            return []
         window = Window(frame.window_messages, frame.window_bytes)
         delivery = self._node.deliveries.start(
             connection,

@@ -70,7 +70,6 @@ class Schedule:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_us = 0
         self._moving: asyncio.Task[None] | None = None
-        self._cancelling: set[asyncio.Task[list[int]]] = set()
         self._changing = asyncio.Lock()
         """Held by a round of moves and by a cancellation."""
         self._closed = False
@@ -258,13 +257,7 @@ class Schedule:
         wanted = list(dict.fromkeys(frame.schedule_ids))
         if not 0 < len(wanted) <= MOST_IDS or not all(0 < number < 2**63 for number in wanted):
             raise InvalidRequestError(f"cancel 1 to {MOST_IDS} messages at a time, by schedule ids from 1 on")
-        # A task of its own: whoever asks may go away, but what has begun is to be counted.
-        cancelling = self._loop.create_task(
-            self._cancel(topic, wanted), name=f"pubsub: cancel messages of {topic.name}"
-        )
-        self._cancelling.add(cancelling)
-        cancelling.add_done_callback(self._cancelling.discard)
-        gone = await asyncio.shield(cancelling)
+        gone = await self._cancel(topic, wanted)
         if gone:
             raise _not_held(topic, gone, others=len(gone) < len(wanted))
         return m.Done(frame.id)
@@ -285,9 +278,8 @@ class Schedule:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        await asyncio.gather(
-            *([self._moving] if self._moving is not None else []), *self._cancelling, return_exceptions=True
-        )
+        if self._moving is not None:
+            await asyncio.gather(self._moving, return_exceptions=True)
 
 
 def _not_held(topic: Topic, gone: list[int], others: bool) -> ScheduledNotFoundError:

@@ -25,7 +25,8 @@ class SubscriptionNumbers:
         self._deliveries = deliveries
         self._members = members
         self._most = most
-        self._beginning: dict[ServerConnection, set[int]] = {}
+        self._beginning: dict[ServerConnection, dict[int, object]] = {}
+        """Numbers that are taken by who only begins -> which beginning: a number that is given up may be taken anew."""
 
     def check(self, connection: ServerConnection, number: int) -> None:
         """Raises InvalidRequestError if a new subscription cannot have this number."""
@@ -50,19 +51,24 @@ class SubscriptionNumbers:
             InvalidRequestError: the number cannot be had, or the connection has as many subscriptions as it may have.
         """
         self.check(connection, number)
-        mine = self._beginning.get(connection, set())
-        if self._deliveries.count(connection) + self._members.count(connection) + len(mine) >= self._most:
+        others = self._beginning.get(connection, {})
+        if self._deliveries.count(connection) + self._members.count(connection) + len(others) >= self._most:
             raise InvalidRequestError(f"at most {self._most} subscriptions on one connection")
+        this = object()
+
+        def is_wanted() -> bool:
+            return self._beginning.get(connection, {}).get(number) is this
 
         def check_wanted() -> None:
-            if number not in self._beginning.get(connection, ()):
+            if not is_wanted():
                 raise InvalidRequestError(f"subscription {number} was ended before it began")
 
-        self._beginning.setdefault(connection, set()).add(number)
+        self._beginning.setdefault(connection, {})[number] = this
         try:
             yield check_wanted
         finally:
-            self._forget(connection, number)
+            if is_wanted():
+                self._forget(connection, number)
 
     def end(self, connection: ServerConnection, number: int) -> None:
         """End what has this number, or is about to begin. None is fine."""
@@ -73,6 +79,6 @@ class SubscriptionNumbers:
     def _forget(self, connection: ServerConnection, number: int) -> None:
         numbers = self._beginning.get(connection)
         if numbers is not None:
-            numbers.discard(number)
+            numbers.pop(number, None)
             if not numbers:
                 del self._beginning[connection]

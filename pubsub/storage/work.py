@@ -151,6 +151,22 @@ class Committed(msgspec.Struct, frozen=True):
     """Why the group could not be written, or None."""
 
 
+def merged(parts: Sequence[Committed]) -> Committed:
+    """What several commits did, in this order, as if they had been one."""
+    whole = Committed(
+        [], [], [], [], [], {}, next((part.fault for part in parts if part.fault is not None), None)
+    )
+    for part in parts:
+        whole.appended.extend(part.appended)
+        whole.answers.extend(part.answers)
+        whole.changes.extend(part.changes)
+        whole.steps.extend(part.steps)
+        whole.received.extend(part.received)
+        for topic_id, rows in part.beside.items():
+            whole.beside.setdefault(topic_id, []).extend(rows)
+    return whole
+
+
 def resolve(waiting: asyncio.Future[T], result: T, error: PubsubError | None) -> None:
     """Give whoever awaits the end of some work its result, or its error; they may have gone away meanwhile."""
     if waiting.done():

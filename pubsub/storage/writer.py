@@ -2,7 +2,8 @@
 
 Whatever arrives while a commit runs shares the next one. An append is answered after the commit, that is
 after the fsync (synchronous=FULL). The order of arrival is the order in the log. When a commit fails, nothing
-of its group is stored, everything in it is answered with ReadOnlyError, and the thread goes on.
+of its group is stored, everything in it is answered with ReadOnlyError, and the thread goes on. Where a fault of ours
+made it fail, each piece of work is then committed by itself: one that cannot be does no harm to the others.
 
 A little that arrives while the thread has nothing to do is committed by the event loop itself, as long as the disk is
 quick: two changes of threads take as long as such a commit (docs/decisions/0009-small-commits.md).
@@ -30,7 +31,7 @@ from pubsub.storage.appending import Appender
 from pubsub.storage.copying import Copier
 from pubsub.storage.schema import PAGE_BYTES
 from pubsub.storage.wal import WriteAheadLog
-from pubsub.storage.work import Append, Change, Committed, Job, Received, Step, run_statements
+from pubsub.storage.work import Append, Change, Committed, Job, Received, Step, merged, run_statements
 
 log = logging.getLogger("pubsub.storage")
 
@@ -249,7 +250,11 @@ class Writer:
             outcome = self._write(self._cursor, group, snapshot=self._wal.fills_with(added_bytes))
             self._wal.unchecked_bytes += added_bytes
         except Exception as error:
-            outcome = _failed(group, self._undo(error))
+            failure = self._undo(error)
+            if len(group) > 1 and isinstance(failure, InternalError):  # one of them is at fault, not the disk
+                outcome = merged([self._commit([work], _size_bytes(work)) for work in group])
+            else:
+                outcome = _failed(group, failure)
         self._committed_at = time.monotonic()
         return outcome
 

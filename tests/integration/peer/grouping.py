@@ -82,6 +82,20 @@ class Member:
         assert sorted(self.got) == sorted(deliveries)
 
 
+async def subscribe(member: Member, number: int) -> m.Frame:
+    """Ask for a reader on the connection of a member, from a time on: the disk is asked where that is."""
+    frame = m.Subscribe(
+        id=member.link.next_id(),
+        subscription=number,
+        topic=TOPIC,
+        start=m.AT_TIME,
+        at_us=1,
+        window_messages=1,
+        window_bytes=1,
+    )
+    return await member.link.request(frame, SECONDS)
+
+
 OpenMember = Callable[..., Awaitable[Member]]
 
 

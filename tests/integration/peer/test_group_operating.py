@@ -33,6 +33,7 @@ from tests.integration.peer.grouping import (
     publish,
     retain,
     rows,
+    subscribe,
 )
 from tests.waiting import wait_until
 
@@ -40,16 +41,6 @@ from tests.waiting import wait_until
 async def floor_is(peer: pubsub.Peer, offset: int) -> None:
     """Wait until it is on disk that everything below an offset is done, and nothing from there on."""
     await wait_until(lambda: peer._node.groups.floor(peer._node.store.topics[TOPIC]) == offset)
-
-
-async def subscribe(member: Member, number: int) -> m.Frame:
-    """Ask for a reader on the connection of a member."""
-    return await member.link.request(
-        m.Subscribe(
-            id=member.link.next_id(), subscription=number, topic=TOPIC, window_messages=1, window_bytes=1
-        ),
-        SECONDS,
-    )
 
 
 # Retention

@@ -12,9 +12,10 @@ from pubsub.config import StorageSettings
 from pubsub.errors import ClosedError, InternalError, NotOwnerError, ReadOnlyError
 from pubsub.storage import appending
 from pubsub.storage.database import writer_engine
+from pubsub.storage.groups import create_group
 from pubsub.storage.store import Store
 from pubsub.storage.work import Append, Committed, Job
-from pubsub.storage.writer import Writer
+from pubsub.storage.writer import SMALL_BYTES, Writer
 from tests.integration.storage.stores import (
     append,
     ask,
@@ -25,6 +26,7 @@ from tests.integration.storage.stores import (
     submit,
     writer_held,
 )
+from tests.waiting import wait_until
 
 
 async def test_offsets_are_dense_in_order_of_arrival(store: Store) -> None:
@@ -284,6 +286,25 @@ async def test_an_append_that_cannot_be_written_down_fails_and_the_next_one_work
     assert "a transaction on" in caplog.text
     assert store.fault is None
     assert await append(store, topic, [b"x"], producer=1) == 0
+
+
+@pytest.mark.parametrize("size_bytes", [1, 2 * SMALL_BYTES], ids=["event loop", "thread"])
+async def test_a_change_that_cannot_be_stored_does_no_harm_to_what_shares_its_commit(
+    store: Store, size_bytes: int
+) -> None:
+    topic = await store.create(copy_of(1, "t"))
+    told: list[Any] = []
+    insert = create_group(topic.id, "g", 0, {}, 0)
+    first = submit(store, topic, [b"x" * size_bytes])
+    store.change(insert, told.append)
+    store.change(insert, told.append)
+    second = submit(store, topic, [b"y"])
+    assert [await first, await second] == [(0, False), (1, False)]
+    await wait_until(lambda: len(told) == 2)
+    assert told[0] is None
+    assert isinstance(told[1], InternalError)
+    assert await read_all(store, topic) == [b"x" * size_bytes, b"y"]
+    assert store.fault is None
 
 
 async def test_a_writer_that_cannot_open_its_file_answers_with_the_error(tmp_path: Any) -> None:
