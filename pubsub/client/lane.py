@@ -2,12 +2,14 @@
 
 Concurrent `publish()` calls join the batch at the end of the queue; it is sealed when it is sent. A batch
 takes its sequence number when it is sent, and keeps it, and its content, for as long as it may have been stored
-without our knowing. The owner takes a producer's batches only in order, so everything behind a rejected batch
-is known not to be stored and may be numbered anew. That is what makes these rules right:
+without our knowing. Another never gets that number: it would be taken for the first one. The owner takes a producer's
+batches only in order, so everything behind one that is known not to be stored is not stored either, and may be
+numbered anew. Answers may come in another order. That is what makes these rules right:
 
 - connection lost: send all of it again under the same numbers; what was stored is recognised (core/sequence);
-- rejected, retriable: wait, find the owner anew, go on with that batch;
-- rejected for good: fail that batch, number those behind it anew and go on;
+- rejected, retriable: wait, find the owner anew, go on with that batch. Most rejections say nothing of an earlier
+  sending: whoever lacks copies, or does not own the topic, has not looked what is there;
+- rejected for good: fail that batch, number those behind it anew and go on, above whatever may be stored;
 - not acknowledged in time: fail it, with all others whose fate is unknown, and go on as a new producer,
   since nobody knows what the old one's next number is.
 """
@@ -18,6 +20,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
+from itertools import takewhile
 
 from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
 from pubsub.client.outgoing_batch import MESSAGE_BYTES, BatchWaiter, OutgoingBatch, Waiter
@@ -70,6 +73,9 @@ class Lane:
         self._queued_bytes = 0
         self._producer = _new_producer()
         self._sequence = 0
+        """The next number."""
+        self._used_to = 0
+        """Numbers below this are taken: what had them was acknowledged, or was given up and may be stored."""
         self._route: Route | None = None
         self._link: Link | None = None
         """Set while batches may be sent."""
@@ -188,12 +194,14 @@ class Lane:
     def _send(self, link: Link, batch: OutgoingBatch) -> None:
         assert self._route is not None
         request = link.next_id()
+        keeps = batch.sequence >= 0 and batch.producer == self._producer
+        number = batch.sequence if keeps else self._sequence
         frame = m.Publish(
             request,
             self.topic,
             self._route.topic_id,
             self._producer,
-            self._sequence,
+            number,
             batch.keys,
             batch.headers,
             batch.payloads,
@@ -210,10 +218,10 @@ class Lane:
                 f"a batch of {len(batch.payloads)} messages takes {len(encoded)} bytes in a frame; "
                 f"{link.address} takes at most {most_bytes}; nothing of it was stored"
             )
-        batch.producer, batch.sequence = self._producer, self._sequence
+        batch.producer, batch.sequence = self._producer, number
         batch.rejection = None
         batch.fate_unknown = True
-        self._sequence += len(batch.payloads)
+        self._sequence = max(self._sequence, batch.end)
         self._in_flight.append(batch)
         self._awaiting += 1
         self._settled.clear()
@@ -230,6 +238,7 @@ class Lane:
             self._settled.set()
         if type(reply) is m.Published:
             batch.fate_unknown = False
+            self._use(batch)
             self._backoff.reset()
             if batch in self._in_flight:
                 self._in_flight.remove(batch)  # the oldest, nearly always
@@ -244,10 +253,8 @@ class Lane:
         error = (
             reply if isinstance(reply, PubsubError) else ConnectionLostError(f"unexpected reply {reply!r}")
         )
-        if not _fate_unknown_after(error):
-            batch.fate_unknown = False
-            batch.rejection = error
-        elif isinstance(error, NotOwnerError):
+        batch.is_refused(error)
+        if batch.rejection is None and isinstance(error, NotOwnerError):
             self._routes.forget(self.topic)
         if self._trouble is None:
             self._trouble = error
@@ -274,6 +281,8 @@ class Lane:
             await self._settled.wait()
             self._take_back()
             if not self._queue:
+                return
+            if self._trouble is None and self._link is not None and self._link.open:
                 return
             if self._trouble is not None:
                 await asyncio.sleep(self._backoff.next_seconds())
@@ -306,22 +315,38 @@ class Lane:
         self._in_flight.clear()
         if not batches:
             return
-        if batches[0].producer == self._producer:
-            self._sequence = batches[0].sequence
         first = batches[0].rejection
         if isinstance(first, SequenceError):
             # The owner does not know our numbers, a restored file say. It stored nothing of these.
             self._new_producer()
         elif first is not None and not first.retriable and not isinstance(first, TopicNotFoundError):
-            batches.pop(0).fail(first)
+            refused = batches.pop(0)
+            if refused.fate_unknown:
+                self._use(refused)
+            refused.fail(first)
             self._trouble = None
         if isinstance(first, TopicNotFoundError | NotOwnerError):
             self._routes.forget(self.topic)
             self._route = None
         self._open = None
+        self._number_anew(batches)
         for batch in reversed(batches):
             self._queue.appendleft(batch)
             self._queued_bytes += batch.size_bytes
+
+    def _number_anew(self, batches: list[OutgoingBatch]) -> None:
+        """Let the first of these, which may be stored, keep their numbers; the others are not, and get those behind."""
+        ours = [batch for batch in batches if batch.producer == self._producer]
+        kept = list(takewhile(lambda batch: batch.fate_unknown, ours))
+        for batch in batches:
+            if batch not in kept:
+                batch.is_not_stored()
+        self._sequence = max([self._used_to, *(batch.end for batch in kept)])
+
+    def _use(self, batch: OutgoingBatch) -> None:
+        """Nothing else may be sent under the numbers of a batch."""
+        if batch.producer == self._producer:
+            self._used_to = max(self._used_to, batch.end)
 
     async def _reconnect(self) -> bool:
         """Find the owner and connect. False: not yet, try again. What cannot succeed is failed."""
@@ -351,7 +376,7 @@ class Lane:
 
     def _new_producer(self) -> None:
         self._producer = _new_producer()
-        self._sequence = 0
+        self._sequence = self._used_to = 0
 
     def _patience_seconds(self) -> float:
         """How long to ask for the owner: so that the reason is known before the oldest batch is given up."""
@@ -383,8 +408,7 @@ class Lane:
         if any(batch.fate_unknown for batch in late):
             late = [b for b in (*self._in_flight, *self._queue) if b in late or b.fate_unknown]
             self._new_producer()
-            if self._link is not None:
-                self._link.abort()  # it does not answer; others on it will come back at once on a new one
+            self._expect_nothing()
         for batch in late:
             fate = "whether they were stored is unknown" if batch.fate_unknown else "they were not stored"
             batch.fail(
@@ -393,6 +417,18 @@ class Lane:
                 )
             )
         self._drop(late)
+        if self._queue and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _expect_nothing(self) -> None:
+        """Listen no more to what is said of what was sent. Where the other end says nothing at all, its link ends."""
+        self._attempt += 1
+        self._awaiting = 0
+        self._settled.set()
+        link = self._link
+        if link is not None and self._loop.time() - link.heard_at >= self._settings.timeout_seconds:
+            link.abort()  # others on it will come back at once on a new one
 
     def _drop(self, batches: list[OutgoingBatch]) -> None:
         gone = set(map(id, batches))
@@ -435,11 +471,3 @@ class Lane:
 def _new_producer() -> int:
     """A producer id: random, so that nobody else has it; 53 bits, so that any language can hold it."""
     return secrets.randbits(53) | 1
-
-
-def _fate_unknown_after(error: PubsubError) -> bool:
-    """Whether an error reply leaves open if the batch was stored: a relay that lost the owner, say.
-
-    An owner that has stored it and does not own the topic any more, or lacks copies to commit it, says so.
-    """
-    return error.code in ("connection_lost", "timeout", "internal") or error.data.get("fate") == "unknown"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
 from pubsub.core.sequence import runs_of
-from pubsub.errors import PubsubError
+from pubsub.errors import PubsubError, SequenceError, WrongOffsetError
 from pubsub.model import Offset, Offsets
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import column_bytes
@@ -25,12 +25,13 @@ BatchWaiter = asyncio.Future[Sequence[int]]
 
 
 class OutgoingBatch:
-    """Messages on their way. `fate_unknown`: sent, and neither acknowledged nor rejected."""
+    """Messages on their way. See `Lane` for their numbers."""
 
     __slots__ = (
         "bare",
         "conditions",
         "deadline",
+        "doubted",
         "fate_unknown",
         "headers",
         "keys",
@@ -60,8 +61,13 @@ class OutgoingBatch:
         """Or one for the batch, for `publish_many` and what is sent on conditions."""
         self.producer = 0
         self.sequence = -1
+        """The number under which it was sent and must be sent again, of `producer`; -1: it takes the next one."""
         self.fate_unknown = False
+        """It may have been stored, by whichever of its sendings."""
+        self.doubted = False
+        """That is so of an earlier sending than the last."""
         self.rejection: PubsubError | None = None
+        """What came of the last sending, if it was refused."""
 
     def add_cells(self, key: str | None, headers: str | None, message_id: str | None) -> None:
         """Add what comes with the next payload."""
@@ -98,11 +104,39 @@ class OutgoingBatch:
             if not waiter.done():
                 waiter.set_result(offset)
 
+    @property
+    def end(self) -> int:
+        """The number behind those of its messages."""
+        return self.sequence + len(self.payloads)
+
+    def is_refused(self, error: PubsubError) -> None:
+        """Its last sending was answered with an error."""
+        if _fate_unknown_after(error):
+            self.doubted = True
+            return
+        self.rejection = error
+        if isinstance(error, SequenceError | WrongOffsetError):  # the owner has looked whether it is there
+            self.doubted = False
+        self.fate_unknown = self.doubted
+
+    def is_not_stored(self) -> None:
+        """By none of its sendings: it may be numbered anew."""
+        self.fate_unknown = self.doubted = False
+        self.sequence = -1
+
     def fail(self, error: PubsubError) -> None:
         waiters: Iterable[Waiter | BatchWaiter] = self.waiters if self.whole is None else (self.whole,)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+
+
+def _fate_unknown_after(error: PubsubError) -> bool:
+    """Whether an error reply leaves open if the batch was stored: a relay that lost the owner, say.
+
+    An owner that has stored it and does not own the topic any more, or lacks copies to commit it, says so.
+    """
+    return error.code in ("connection_lost", "timeout", "internal") or error.data.get("fate") == "unknown"
 
 
 def with_holders(offsets: Sequence[int], in_sync: Sequence[str], *, whole: bool) -> Sequence[int]:

@@ -205,9 +205,10 @@ class Settling:
         for settle in under_way:
             if settle.deadline <= now:
                 settle.fail(self._expired(settle, "whether it took effect is unknown"))
-        if any(settle.deadline <= now for settle in under_way):
-            self._link.abort()  # it does not answer; everybody on it comes back on a new one
-        elif left := [settle.deadline for settle in [*self._queue, *under_way]]:
+        silent = now - self._link.heard_at >= self._timeout_seconds
+        if silent and any(settle.deadline <= now for settle in under_way):
+            self._link.abort()  # it says nothing to anybody: all on it come back on a new one
+        elif left := [s.deadline for s in [*self._queue, *under_way] if s.deadline > now]:
             self._timer = self._loop.call_at(min(left), self._on_deadline)
         self._note_idle()
 

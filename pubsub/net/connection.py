@@ -46,6 +46,8 @@ class Connection(asyncio.Protocol):
         """Why it closed, where it was not asked to."""
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
+        """When something came from the other end last, by the loop's clock."""
         self._turn_open = False
         """Something was written in this turn of the loop."""
         self._held: list[bytes] = []
@@ -192,6 +194,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.open:  # it failed, and the rest is thrown away
             return
+        self.heard_at = self._loop.time()
         try:
             for frame in self._reader.feed(data):
                 self.on_frame(decode_frame(frame))

@@ -14,7 +14,14 @@ from tests.waiting import wait_until
 def copy(owner: str, epoch: int) -> m.CopyState:
     names = ["bob", "carol", "alice"]
     return m.CopyState(
-        id=7, topic="copied", role="replica", owner=owner, epoch=epoch, replicas=names, in_sync=names, version=1
+        id=7,
+        topic="copied",
+        role="replica",
+        owner=owner,
+        epoch=epoch,
+        replicas=names,
+        in_sync=names,
+        version=1,
     )
 
 
