@@ -121,7 +121,7 @@ class Cursors:
                 connection.refuse(frame.id, error)
 
         try:
-            topic = self._node.owned(frame.topic, frame.topic_id)
+            topic = self._node.served(frame.topic, frame.topic_id)
             check_subscription_name(frame.name)
             _check_position(topic, frame)
         except PubsubError as error:
@@ -215,6 +215,7 @@ class Cursors:
             raise InvalidRequestError(f"a durable subscription can be reset or deleted, not {frame.how!r}")
         topic = self._node.store.topics.get(frame.topic)
         if topic is not None and topic.role == "owner":
+            self._node.check_served(topic)
             cursor = self._node.store.cursors.find(topic.id, frame.name)
             cursors = [] if cursor is None else [cursor]
         else:
@@ -231,6 +232,7 @@ class Cursors:
             cursor = cursors[-1]
             if topic is not None:
                 position = await find_position(self._node.store, topic, frame.start, frame.at_us)
+                self._node.check_served(topic)
             elif frame.start >= 0:
                 position = frame.start
             else:

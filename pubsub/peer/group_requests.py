@@ -57,7 +57,7 @@ class GroupRequests:
 
     async def on_join(self, connection: ServerConnection, frame: m.JoinGroup) -> m.Frame | list[m.Frame]:
         asked = _check_join(frame)
-        topic = self._groups.owned(frame.topic, frame.topic_id)
+        topic = self._node.served(frame.topic, frame.topic_id)
         if dead_letter_topic(topic.name) is None and not is_dead_letter_topic(topic.name):
             raise InvalidNameError(
                 f"topic {topic.name} can have no groups: the name of its dead letter topic would be too long"
@@ -106,7 +106,7 @@ class GroupRequests:
         if not frame.topic:
             topics = [t for t in self._node.store.topics.values() if t.role == "owner"]
         else:
-            topics = [self._groups.owned(frame.topic)]
+            topics = [self._node.served(frame.topic)]
         if frame.group:
             works = [self._groups.find(topic, frame.group) for topic in topics]
         else:
@@ -116,7 +116,7 @@ class GroupRequests:
     async def on_peek(self, connection: ServerConnection, frame: m.PeekGroup) -> m.Frame:
         if not 1 <= frame.limit <= MOST_PEEKED:
             raise InvalidRequestError(f"a limit is a number from 1 to {MOST_PEEKED}, not {frame.limit}")
-        topic = self._groups.owned(frame.topic)
+        topic = self._node.served(frame.topic)
         work = self._groups.find(topic, frame.group)
         store, group = self._node.store, work.group
         offsets, cursor = group.next_ready(frame.limit), group.cursor
@@ -137,7 +137,7 @@ class GroupRequests:
     # Changing
 
     async def on_change(self, connection: ServerConnection, frame: m.ChangeGroup) -> m.Frame:
-        topic = self._groups.owned(frame.topic)
+        topic = self._node.served(frame.topic)
         work = self._groups.find(topic, frame.group)
         try:
             async with work.changing:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from pubsub.core.group_options import GroupOptions, parse_options
 from pubsub.errors import (
     GroupNotFoundError,
     InvalidRequestError,
-    NotOwnerError,
     PubsubError,
 )
 from pubsub.model import check_group_name
@@ -62,8 +60,6 @@ class Groups:
         self._by_topic: dict[int, dict[str, GroupWork]] = {}
         self._making = KeyedLocks()
         """By topic id."""
-        self._taking: set[int] = set()
-        """Ids of topics of which the groups are being read: nobody is to be told that there are none."""
         for stored in node.store.groups:
             topic = node.store.by_id[stored.topic_id]
             if topic.role == "owner":
@@ -79,17 +75,6 @@ class Groups:
         """Whether anybody reads a topic as a group."""
         return topic.id in self._by_topic
 
-    def owned(self, name: str, topic_id: int = 0) -> Topic:
-        """The topic of this name, if this peer serves its groups.
-
-        Raises:
-            TopicNotFoundError, NotOwnerError: as `Node.owned`; also while it only comes to be served here.
-        """
-        topic = self._node.owned(name, topic_id)
-        if topic.id in self._taking:
-            raise NotOwnerError(f"topic {name} is changing hands; ask for its owner again")
-        return topic
-
     def find(self, topic: Topic, name: str) -> GroupWork:
         """The group of this name of a topic.
 
@@ -103,7 +88,11 @@ class Groups:
         return work
 
     def floor(self, topic: Topic) -> int | None:
-        """The lowest offset that a group of a topic has not done with; None where it has no groups."""
+        """The lowest offset that a group of a topic has not done with; None where it has no groups. While the topic
+        changes hands, 0: they are not known.
+        """
+        if topic.id in self._node.changing_hands:
+            return 0
         return min((work.floor() for work in self.of(topic)), default=None)
 
     # Making and deleting
@@ -189,15 +178,6 @@ class Groups:
         """More of a replicated topic is committed."""
         for work in self.of(topic):
             work.pump_soon()
-
-    @contextmanager
-    def taking(self, topic: Topic) -> Iterator[None]:
-        """While this peer comes to own a topic, perhaps, until `take_topic` has been called."""
-        self._taking.add(topic.id)
-        try:
-            yield
-        finally:
-            self._taking.discard(topic.id)
 
     async def take_topic(self, topic: Topic) -> None:
         """This peer owns a topic from now on: its groups go on as they are stored."""

@@ -32,7 +32,7 @@ class Holding:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._changing = KeyedLocks()
+        self.changing = KeyedLocks()
         """By topic id, held by whoever changes the role of a topic."""
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {
@@ -68,7 +68,7 @@ class Holding:
             ConflictError: the copy has promised a newer epoch; or its data are gone, and others have them.
         """
         check_topic_name(copy.topic)
-        async with self._changing.hold(copy.id):
+        async with self.changing.hold(copy.id):
             await self._take(copy)
 
     async def _take(self, copy: m.CopyState) -> None:
@@ -103,14 +103,17 @@ class Holding:
         if copy.role == OWNER and not topic.sound and not copy.lossy:
             raise ConflictError(f"the copy of topic {topic.name} has lost something, and cannot own it")
         error = NotOwnerError(f"peer {copy.owner} owns topic {topic.name} now", owner=copy.owner)
-        self.end(topic, error)
-        with self._node.groups.taking(topic):
+        self._node.changing_hands.add(topic.id)
+        try:
+            self.end(topic, error)
             try:
                 await self._node.store.copies.take_role(topic, copy)
             finally:
                 self.begin(topic)
-            if topic.owned:
-                await self._node.serve_topic(topic)
+                if topic.owned:
+                    await self._node.serve_topic(topic)
+        finally:
+            self._node.changing_hands.discard(topic.id)
 
     async def _change_members(self, topic: Topic, copy: m.CopyState) -> None:
         if copy.owner != topic.owner:
@@ -162,13 +165,18 @@ class Holding:
 
     async def drop(self, topic_id: int) -> None:
         """Delete a copy; one that is not held is fine."""
-        topic = self._node.store.by_id.get(topic_id)
-        if topic is not None and topic.set_aside is None:
-            if topic.owned:
-                self._node.replicas.end(topic, TopicNotFoundError(f"topic {topic.name} was deleted"))
-            else:
-                self._node.following.end(topic)
-            await self._node.drop_topic(topic)
+        async with self.changing.hold(topic_id):
+            topic = self._node.store.by_id.get(topic_id)
+            if topic is not None and topic.set_aside is None:
+                if topic.owned:
+                    self._node.replicas.end(topic, TopicNotFoundError(f"topic {topic.name} was deleted"))
+                else:
+                    self._node.following.end(topic)
+                try:
+                    await self._node.drop_topic(topic)
+                except PubsubError:
+                    self.begin(topic)
+                    raise
 
     async def on_copy_ends(self, connection: ServerConnection, frame: m.CopyEnds) -> m.Frame:
         store = self._node.store

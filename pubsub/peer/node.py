@@ -85,6 +85,8 @@ class Node:
             m.Held: self.on_held,
             m.Status: self.on_status,
         }
+        self.changing_hands: set[int] = set()
+        """Ids of topics of which the role is being changed, until all that they have has been read from the file."""
         self.orphaned_messages = 0
         """Messages cut off copies since the start."""
         self.replicas = Replicas(self)
@@ -154,10 +156,21 @@ class Node:
         """After a wait: whether this peer still owns a topic that it had.
 
         Raises:
-            TopicNotFoundError, NotOwnerError: as `owned`.
+            TopicNotFoundError, NotOwnerError: as `served`.
         """
-        if self.owned(topic.name, topic.id) is not topic:
+        if self.served(topic.name, topic.id) is not topic:
             raise NotOwnerError(f"topic {topic.name} has changed hands; ask for its owner again")
+
+    def served(self, name: str, topic_id: int = 0) -> Topic:
+        """The topic of this name, if this peer owns it and knows all that it has besides messages.
+
+        Raises:
+            TopicNotFoundError, NotOwnerError: as `owned`; also while it changes hands.
+        """
+        topic = self.owned(name, topic_id)
+        if topic.id in self.changing_hands:
+            raise NotOwnerError(f"topic {name} is changing hands; ask for its owner again")
+        return topic
 
     def owned(self, name: str, topic_id: int = 0) -> Topic:
         """The topic of this name, if this peer may append to it.
@@ -233,7 +246,9 @@ class Node:
 
     async def serve_topic(self, topic: Topic) -> None:
         """This peer owns a topic from now on, of which it had a copy."""
-        self.store.cursors.load(await self.store.look(load_cursors, topic.id))
+        cursors = await self.store.look(load_cursors, topic.id)
+        self.store.cursors.forget(topic.id)
+        self.store.cursors.load(cursors)
         await self.groups.take_topic(topic)
         await self.schedule.take_topic(topic)
 
@@ -263,12 +278,18 @@ class Node:
     async def set_aside(self, topic: Topic, why: str) -> None:
         """Keep a topic's rows but serve it no more."""
         log.warning("topic %s (%d) is kept in the file but served no more: %s", topic.name, topic.id, why)
-        if topic.owned:
-            self.replicas.end(topic, TopicNotFoundError(f"topic {topic.name} is served no more: {why}"))
-        else:
-            self.following.end(topic)
-        await self.store.set_aside(topic, why)
-        self._end_topic(topic, TopicNotFoundError(f"topic {topic.name} is served no more: {why}"))
+        error = TopicNotFoundError(f"topic {topic.name} is served no more: {why}")
+        async with self.holding.changing.hold(topic.id):
+            if topic.owned:
+                self.replicas.end(topic, error)
+            else:
+                self.following.end(topic)
+            try:
+                await self.store.set_aside(topic, why)
+            except PubsubError:
+                self.holding.begin(topic)
+                raise
+            self._end_topic(topic, error)
 
     def _end_topic(self, topic: Topic, error: PubsubError) -> None:
         self.deliveries.end_topic(topic, error)

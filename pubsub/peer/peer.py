@@ -377,10 +377,15 @@ class _OwnFirst(Routes):
 
     def _own(self, topic: str) -> Route | None:
         held = self._node.store.topics.get(topic)
-        if held is None or held.role != "owner":
+        if held is None or held.role != "owner" or held.id in self._node.changing_hands:
             return None
         return Route(
-            topic=topic, topic_id=held.id, epoch=held.epoch, owner=held.owner, address=self._own_address
+            topic=topic,
+            topic_id=held.id,
+            epoch=held.epoch,
+            owner=held.owner,
+            address=self._own_address,
+            replicated=bool(held.replicas),
         )
 
 

@@ -41,7 +41,7 @@ class Reading:
     async def on_subscribe(self, connection: ServerConnection, frame: m.Subscribe) -> m.Frame | list[m.Frame]:
         if frame.window_messages < 0 or frame.window_bytes < 0:
             raise InvalidRequestError("a window is not negative")
-        topic = self._node.owned(frame.topic, frame.topic_id)
+        topic = self._node.served(frame.topic, frame.topic_id)
         with self._node.numbers.beginning(connection, frame.subscription) as check_wanted:
             until = await find_end(self._node.store, topic, frame.until, frame.until_us)
             position, skipped, generation = await self._begin(topic, frame)

@@ -134,7 +134,7 @@ def store(cursor: sqlite3.Cursor, topic_id: int, rows: Iterable[Row], *, reset: 
 
 
 _NEWER = {
-    "cursors": "generation <= excluded.generation AND position <= excluded.position",
+    "cursors": "(generation, position) <= (excluded.generation, excluded.position)",
     "producers": "next_sequence <= excluded.next_sequence",
 }
 """Of these a peer may have rows of its own, or newer ones, from its log; of the others it has none that count."""

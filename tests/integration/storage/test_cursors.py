@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 
 from pubsub.errors import (
@@ -17,8 +18,9 @@ from pubsub.errors import (
     SubscriptionNotFoundError,
     SubscriptionTakenError,
 )
+from pubsub.storage import beside
 from pubsub.storage import cursors as cursors_module
-from pubsub.storage.cursors import Cursor, CursorTable
+from pubsub.storage.cursors import Cursor, CursorTable, load_cursors
 from pubsub.storage.store import Store
 from tests.integration.storage.stores import append, copy_of, writer_held
 
@@ -245,3 +247,21 @@ async def test_file_and_memory_are_alike_after_anything_at_once(store: Store, se
     for _ in range(60):
         await asyncio.gather(*(do() for _ in range(chance.randrange(1, 6))))
         assert rows_in_file(store) == rows_in_memory(table)
+
+
+async def test_a_cursor_that_was_reset_elsewhere_is_taken_over_though_it_lies_behind_our_own(
+    store: Store,
+) -> None:
+    topic = await store.create(copy_of(1, "t"))
+    await store.cursors.take(1, "t", "d", 1000)
+    (ours,) = store.cursors.all()
+    cells = msgspec.msgpack.encode(("t", 300, ours.generation + 1, ours.updated_us))
+    row = ("cursors", '["d"]', cells)
+
+    def take_over(cursor: sqlite3.Cursor) -> None:
+        beside.store(cursor, topic.id, [row], reset=True)
+        beside.take_over(cursor, topic.id)
+
+    await store.step(take_over, 0)
+    (kept,) = await store.look(load_cursors, 1)
+    assert (kept.position, kept.generation) == (300, ours.generation + 1)
