@@ -1,7 +1,8 @@
 """Topics are created and deleted.
 
 Rules: a name is claimed in the registry before the copy is made, so two creators never both succeed. A creation
-that fails half-way is undone; one whose index dies half-way is completed by the owner's next announcement.
+that fails half-way is undone, unless its client has asked again and that request has completed it; one whose index dies
+half-way is completed by the owner's next announcement.
 A topic with replicas is created on its owner; the others are told, and follow. Where there are too few peers it lives
 on those that there are, and gets the others later (controller).
 A deletion first buries the id, then removes the record, then the copy: whatever is left undone, no announcement
@@ -55,6 +56,8 @@ _ATTEMPTS = 3
 """Peers tried for one creation."""
 _REMEMBERED_ATTEMPTS = 64
 """Failed attempts after which a client's own topic id is given up for a random one."""
+_CLAIMED_VERSION = 1
+"""Of a record as its creation has made it; that creation may undo it as long as it has this version."""
 
 
 class Topics:
@@ -83,16 +86,18 @@ class Topics:
         self._ttl_us = round(ttl_seconds * 1_000_000)
         self._spawn = spawn
         self._clock = clock
+        self._undoing: set[int] = set()
+        """Ids whose records are being removed, and which are buried then."""
 
     # Creating
 
     async def create(self, connection: ServerConnection, frame: m.CreateTopic) -> m.TopicList:
         """Create a topic on the peer asked for, or on the least loaded one."""
         frame = _checked(frame)
-        return await to_the_end(self._spawn, self._create(frame), f"pubsub: create {frame.topic}")
-
-    async def _create(self, frame: m.CreateTopic) -> m.TopicList:
         deadline = asyncio.get_running_loop().time() + CREATE_SECONDS
+        return await to_the_end(self._spawn, self._create(frame, deadline), f"pubsub: create {frame.topic}")
+
+    async def _create(self, frame: m.CreateTopic, deadline: float) -> m.TopicList:
         record = await self._directory.lookups.ask(frame.topic)
         if record is not None:
             return await self._created_before(frame, record, deadline)
@@ -129,18 +134,39 @@ class Topics:
         state = states.get(record.owner)
         if state is not None and standing_of(state, self._clock()).alive:
             await self._make_copy(state, record, deadline)
-        return m.TopicList(frame.id, [self._directory.describe(record)])
+        elif len(record.holders) > 1:  # of a later version, it would look as if its owner had lost a copy
+            return m.TopicList(frame.id, [self._directory.describe(record)])
+        kept = await self._keep(record)
+        if kept is None:
+            return await self._create(frame, deadline)
+        if kept is not record and len(kept.holders) > 1:
+            self._telling.tell(kept)
+        return m.TopicList(frame.id, [self._directory.describe(kept)])
+
+    async def _keep(self, record: TopicRecord) -> TopicRecord | None:
+        """The record with a later version, so that the request that made it does not undo it; None: it is undone.
+
+        To be called once the copy is made: where that fails, too, the request that made the record shall undo it.
+        """
+        topic_id = record.id
+        while record.version == _CLAIMED_VERSION:
+            (result,) = await self._registry.compare_and_set_topics([(record, record)])
+            if result.current is None or result.current.id != topic_id:
+                return None
+            record = result.current
+        return record
 
     async def _usable_ids(self, topic_id: int) -> list[int]:
         """An id for each attempt; those of attempts that failed earlier are buried and must not be used."""
         if topic_id == 0:
             return [secrets.randbelow(MOST_ID) + 1 for _ in range(_ATTEMPTS)]
         ids = attempt_ids(topic_id, _ATTEMPTS)
-        buried = await self._registry.buried(ids[:1])
-        if buried:
+        # Copied before we ask: what is not being undone by then any more is buried.
+        gone = self._undoing.copy() | await self._registry.buried(ids[:1])
+        if topic_id in gone:
             ids = attempt_ids(topic_id, _REMEMBERED_ATTEMPTS)
-            buried = await self._registry.buried(ids)
-        left = [one for one in ids if one not in buried][:_ATTEMPTS]
+            gone = self._undoing.copy() | await self._registry.buried(ids)
+        left = [one for one in ids if one not in gone][:_ATTEMPTS]
         return left or await self._usable_ids(0)
 
     async def _asked_for(self, name: str) -> PeerState:
@@ -246,16 +272,35 @@ class Topics:
             ) from error
 
     async def _undo(self, owner: PeerState, record: TopicRecord) -> None:
-        """Release the name. If the copy was made all the same, the owner drops it when it next announces."""
+        """Release the name, and have the copy dropped if it was made all the same: now, or when its owner announces.
+
+        Nothing is changed where the record is not the one any more that was claimed: somebody has completed it.
+        """
+        self._undoing.add(record.id)
         try:
-            await self._registry.bury(record.id, self._clock())
-            await self._registry.compare_and_set_topic(record.name, record, None)
+            # Before the id is buried: a topic that somebody has been told of must never be.
+            result = await self._registry.compare_and_set_topic(record.name, record, None)
+            if not result.applied:
+                return
+            await self._bury(record)
         except RegistryUnavailableError:
             log.warning(
                 "topic %s was half created; the next announcement of %s completes it", record.name, owner.name
             )
             raise
+        finally:
+            self._undoing.discard(record.id)
         self._spawn(self._drop_quietly(owner, record.id), f"pubsub: undo the creation of {record.name}")
+
+    async def _bury(self, record: TopicRecord) -> TopicRecord:
+        """Bury the id, then remove the record, also one that was made or changed meanwhile; returns the last one."""
+        await self._registry.bury(record.id, self._clock())
+        standing: TopicRecord | None = record
+        while standing is not None and standing.id == record.id:
+            record = standing
+            result = await self._registry.compare_and_set_topic(record.name, record, None)
+            standing = None if result.applied else result.current
+        return record
 
     async def _drop_quietly(self, owner: PeerState, topic_id: int) -> None:
         try:
@@ -273,12 +318,7 @@ class Topics:
         return await to_the_end(self._spawn, self._delete(frame, record), f"pubsub: delete {frame.topic}")
 
     async def _delete(self, frame: m.DeleteTopic, record: TopicRecord) -> m.Done:
-        await self._registry.bury(record.id, self._clock())
-        standing: TopicRecord | None = record
-        while standing is not None and standing.id == record.id:  # it may gain an owner or replica meanwhile
-            record = standing
-            result = await self._registry.compare_and_set_topic(record.name, record, None)
-            standing = None if result.applied else result.current
+        record = await self._bury(record)  # it may have gained an owner or replica
         states = await self._peers.fresh()
         holders = sorted(record.holders, key=lambda peer: (peer != record.owner, peer))
         notes = await asyncio.gather(

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -48,7 +48,7 @@ class FakePeer:
         """All that it was told to hold, in order."""
         self.server = Server(self, "peer", Limits())
         self.immediate = {m.Publish: self._publish}
-        self.requests = {
+        self.requests: dict[type, Callable[[ServerConnection, Any], Awaitable[m.Frame]]] = {
             m.CreateCopy: self._create_copy,
             m.DropCopy: self._drop_copy,
             m.Held: self._held,
@@ -78,6 +78,19 @@ class FakePeer:
             frame_bytes=1 << 24,
             message_bytes=1 << 20,
         )
+
+    def hold_up(self, kind: type, *gates: asyncio.Event) -> list[Any]:
+        """Have the first requests of this type wait, each for its gate; returns those that have come, as they come."""
+        answer, waiting, come = self.requests[kind], list(gates), []
+
+        async def answer_later(connection: ServerConnection, frame: Any) -> m.Frame:
+            come.append(frame)
+            if waiting:
+                await waiting.pop(0).wait()
+            return await answer(connection, frame)
+
+        self.requests[kind] = answer_later
+        return come
 
     # What the index asks
 

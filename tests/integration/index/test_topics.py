@@ -16,9 +16,11 @@ from pubsub.errors import (
     TopicNotFoundError,
 )
 from pubsub.index import IndexServer
+from pubsub.index import topics as index_topics
 from pubsub.protocol import messages as m
 from tests.integration.index.asking import create, delete, lookup, peers, redis, registry_of, topics
 from tests.integration.index.conftest import Connect, MakeRegistry, StartIndex, StartPeer
+from tests.integration.index.crowd import record_of
 from tests.ports import choose_free_port
 from tests.waiting import wait_until
 
@@ -247,6 +249,73 @@ async def test_a_creation_goes_on_when_whoever_asked_goes_away(
     alice.gate.set()
     await wait_until(lambda: [copy.topic for copy in alice.copies.values()] == ["t"])
     assert (await lookup(link, "t")).id in alice.copies
+
+
+async def test_a_topic_that_whoever_asked_again_was_given_outlives_the_first_request(
+    index: IndexServer, start_peer: StartPeer, open_link: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_topics, "CREATE_SECONDS", 0.5)
+    alice, link = await start_peer("alice", index), await open_link(index)
+    asked = alice.hold_up(m.CreateCopy, asyncio.Event())
+    gone = await open_link(index)
+    gone.send_frame(m.CreateTopic(id=1, topic="t", topic_id=77))
+    await wait_until(lambda: len(asked) == 1)
+    gone.abort()
+    await gone.closed()
+    assert (await create(link, "t", topic_id=77)).id == 77
+    await wait_until(lambda: "pubsub: create t" not in {task.get_name() for task in asyncio.all_tasks()})
+    assert (await lookup(link, "t")).id == 77
+    assert await registry_of(index).buried([77]) == set()
+    assert (await alice.announce()).deleted == []
+    assert alice.dropped == []
+
+
+async def test_who_asks_again_while_the_first_request_is_undone_is_given_a_topic_that_stays(
+    index: IndexServer, start_peer: StartPeer, open_link: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_topics, "CREATE_SECONDS", 0.5)
+    alice, link = await start_peer("alice", index), await open_link(index)
+    second = asyncio.Event()
+    asked = alice.hold_up(m.CreateCopy, asyncio.Event(), second)
+    gone = await open_link(index)
+    gone.send_frame(m.CreateTopic(id=1, topic="t", topic_id=77))
+    await wait_until(lambda: len(asked) == 1)
+    monkeypatch.setattr(index_topics, "CREATE_SECONDS", 5.0)
+    again = asyncio.create_task(create(link, "t", topic_id=77))
+    await wait_until(lambda: len(asked) == 2)
+    await wait_until(lambda: alice.dropped == [77])
+    second.set()
+    created = await again
+    assert created.id not in (0, 77)
+    assert (await alice.announce()).deleted == [77]
+    assert (await lookup(link, "t")).id == created.id
+    assert created.id in alice.copies
+
+
+async def test_who_asks_again_for_replicas_changes_nothing_that_their_holders_do_not_know(
+    index: IndexServer, start_peer: StartPeer, open_link: Connect
+) -> None:
+    alice, bob = await start_peer("alice", index), await start_peer("bob", index)
+    link = await open_link(index)
+    for _ in range(3):
+        await create(link, "t", on="alice", topic_id=77, policy={"replicas": 2})
+    version = (await record_of(index, "t")).version
+    for peer in (alice, bob):
+        await wait_until(lambda peer=peer: 77 in peer.copies and peer.copies[77].version == version)
+    assert (await alice.propose("t", ["alice", "bob"])).applied
+
+
+async def test_who_asks_again_while_the_owner_is_away_does_not_make_it_look_as_if_a_copy_was_lost(
+    index: IndexServer, start_peer: StartPeer, open_link: Connect
+) -> None:
+    alice, link = await start_peer("alice", index), await open_link(index)
+    await start_peer("bob", index)
+    await create(link, "t", on="alice", topic_id=77, policy={"replicas": 2})
+    alice.copies.clear()  # as if the index had died before it told the owner
+    await alice.leave()
+    assert not (await create(link, "t", topic_id=77, policy={"replicas": 2})).online
+    await alice.register()
+    assert [copy.id for copy in (await alice.announce()).create] == [77]
 
 
 @pytest.mark.parametrize(
