@@ -153,12 +153,12 @@ class Announcing:
         peer = frame.name
         await self._check_registered(peer, frame.incarnation)
         life = (await self._settling.look()).id
+        known = await self._registry.topics_of(peer)
         outcome = Outcome()
         for first in range(0, len(copies), _PAGE):
             await self._reconcile_page(peer, copies[first : first + _PAGE], outcome)
-        create = outcome.create + await self._creations(peer, copies, outcome.held)
-        outcome.held.update(record.name for record in create)
-        await self._registry.announce_copies(peer, sorted(outcome.held))
+        create = outcome.create + await self._creations(peer, copies, known, outcome.held)
+        await self._registry.announce_copies(peer, outcome.held, known)
         self._settling.note_announced(peer, life)
         self._peers.doubt([peer])
         if create or outcome.unwanted:
@@ -239,10 +239,11 @@ class Announcing:
             await self._registry.compare_and_set_topic(record.name, record, None)
         return again
 
-    async def _creations(self, peer: str, copies: Sequence[m.CopyState], held: set[str]) -> list[TopicRecord]:
-        """The topics that the registry says the peer is to hold, and that it did not announce."""
+    async def _creations(
+        self, peer: str, copies: Sequence[m.CopyState], known: set[str], held: set[str]
+    ) -> list[TopicRecord]:
+        """The topics that the registry says the peer is to hold, and that it did not announce; they join `held`."""
         announced = {copy.id for copy in copies}
-        known = await self._registry.topics_of(peer)
         names = sorted(known.union(copy.topic for copy in copies) - held)
         found: list[TopicRecord] = []
         for first in range(0, len(names), _PAGE):
@@ -250,6 +251,7 @@ class Announcing:
             found += [r for r in records if r is not None and peer in r.holders and r.id not in announced]
         buried = await self._registry.buried([record.id for record in found])
         found = [record for record in found if record.id not in buried]
+        held.update(record.name for record in found)
         owned = plan_creations(peer, found, announced)
         lost = [record for record in owned if len(record.holders) > 1 and record.version > 1]
         for record in lost:

@@ -28,7 +28,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.held: set[str] = set()
-        """Names of the copies that stay."""
+        """Names of the topics of which it holds a copy, or is to."""
         self.deleted: list[int] = []
         self.set_aside: list[int] = []
         self.create: list[TopicRecord] = []

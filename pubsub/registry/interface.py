@@ -262,8 +262,15 @@ class Registry(ABC):
         """How many topics are listed; one whose creation or deletion was left half done may count."""
 
     @abstractmethod
-    async def announce_copies(self, peer: str, names: Iterable[str]) -> None:
-        """Replace what is known of the copies that a peer holds."""
+    async def announce_copies(self, peer: str, held: Iterable[str], known: Collection[str]) -> None:
+        """Note of which topics a peer holds a copy, and of which it does not any more.
+
+        Only what differs between the two is written, so what others have noted or removed since stays as it is.
+
+        Args:
+            held: what the peer holds.
+            known: what `topics_of` gave before that was decided.
+        """
 
     @abstractmethod
     async def topics_of(self, peer: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""The names of the registry's keys in Redis; the Lua files tell what each holds."""
+"""The names of the registry's keys in Redis; the Lua files tell what those hold that scripts touch."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Keys:
         return self._peer + name
 
     def peer_topics(self, name: str) -> str:
+        """A set: the topics of which the peer holds a copy, or is to."""
         return f"{self._peer}{name}:topics"
 
     def topic(self, name: str) -> str:

@@ -278,8 +278,7 @@ class RedisRegistry(Registry):
 
     def _list_replicated(self, records: Iterable[TopicRecord]) -> list[Command]:
         """To be run before they are written: one that is not listed would not be looked after."""
-        names = [record.name for record in records if record.replicated]
-        pages = [names[first : first + _PAGE_NAMES] for first in range(0, len(names), _PAGE_NAMES)]
+        pages = _pages(record.name for record in records if record.replicated)
         return [("ZADD", self._keys.replicated, *(item for n in page for item in (0, n))) for page in pages]
 
     async def _note_holders(self, changes: Sequence[tuple[TopicRecord | None, TopicRecord]]) -> None:
@@ -320,9 +319,8 @@ class RedisRegistry(Registry):
 
     async def restore_topics(self, records: Sequence[TopicRecord]) -> list[CasResult]:
         keys = self._keys
-        for first in range(0, len(records), _PAGE_NAMES):
-            listed = [item for r in records[first : first + _PAGE_NAMES] for item in (0, r.name)]
-            await self._run(("ZADD", keys.topics, *listed))
+        for page in _pages(record.name for record in records):
+            await self._run(("ZADD", keys.topics, *(item for n in page for item in (0, n))))
         await self._run(*self._list_replicated(records))
         replies = await self._run(*(self._compare_and_set(record.name, None, record) for record in records))
         return [
@@ -390,8 +388,12 @@ class RedisRegistry(Registry):
         (count,) = await self._run(("ZCARD", self._keys.topics))
         return int(count)
 
-    async def announce_copies(self, peer: str, names: Iterable[str]) -> None:
-        await self._run(scripts.ANNOUNCE_COPIES.call(self._keys.peer_topics(peer), *names))
+    async def announce_copies(self, peer: str, held: Iterable[str], known: Collection[str]) -> None:
+        key, holds, knew = self._keys.peer_topics(peer), set(held), set(known)
+        await self._run(
+            *(("SADD", key, *names) for names in _pages(holds - knew)),
+            *(("SREM", key, *names) for names in _pages(knew - holds)),
+        )
 
     async def topics_of(self, peer: str) -> set[str]:
         (names,) = await self._run(("SMEMBERS", self._keys.peer_topics(peer)))
@@ -451,6 +453,12 @@ class RedisRegistry(Registry):
         async with aclosing(watch_events(self._client, self._keys.events)) as batches:
             async for events in batches:
                 yield events
+
+
+def _pages(names: Iterable[str]) -> list[list[str]]:
+    """So many at a time as one command takes."""
+    listed = list(names)
+    return [listed[first : first + _PAGE_NAMES] for first in range(0, len(listed), _PAGE_NAMES)]
 
 
 def _milliseconds(seconds: float) -> int:

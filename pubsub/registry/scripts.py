@@ -34,7 +34,6 @@ HEARTBEAT = _read("heartbeat")
 REMOVE_PEER = _read("remove_peer")
 SET_DRAINING = _read("set_draining")
 COMPARE_AND_SET_TOPIC = _read("compare_and_set_topic")
-ANNOUNCE_COPIES = _read("announce_copies")
 REPORT_SUBSCRIBERS = _read("report_subscribers")
 
 _TEXTS = {
@@ -46,7 +45,6 @@ _TEXTS = {
         REMOVE_PEER,
         SET_DRAINING,
         COMPARE_AND_SET_TOPIC,
-        ANNOUNCE_COPIES,
         REPORT_SUBSCRIBERS,
     )
 }

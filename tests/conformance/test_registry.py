@@ -255,7 +255,7 @@ async def test_no_heartbeats_are_no_work(registry: RedisRegistry) -> None:
 
 async def test_goodbye_forgets_the_peer_but_not_what_it_holds(registry: RedisRegistry) -> None:
     await registry.register_peer(a_peer(), TTL, NOW)
-    await registry.announce_copies("alice", ["a", "b"])
+    await registry.announce_copies("alice", ["a", "b"], [])
     assert await registry.remove_peer("alice", "aa.1")
     assert await registry.peers(NOW) == []
     assert await raw(registry, "EXISTS", "pubsub:peer:alice") == 0
@@ -273,7 +273,7 @@ async def test_late_goodbye_of_an_earlier_incarnation_changes_nothing(registry: 
 async def test_peer_that_never_came_back_is_forgotten_after_a_month(registry: RedisRegistry) -> None:
     month = 31 * 24 * 3600 * SECOND
     await registry.register_peer(a_peer("gone", "gg.1"), TTL, NOW)
-    await registry.announce_copies("gone", ["a"])
+    await registry.announce_copies("gone", ["a"], [])
     await registry.register_peer(a_peer(), TTL, NOW + month)
     assert [state.name for state in await registry.peers(NOW + month)] == ["alice"]
     assert await registry.topics_of("gone") == set()
@@ -379,7 +379,7 @@ async def test_change_that_is_sent_twice_counts_as_done_once(registry: RedisRegi
 
 async def test_deleted_topic_is_gone_everywhere(registry: RedisRegistry) -> None:
     topic = await create(registry, a_topic())
-    await registry.announce_copies("bob", ["sensors.temp", "other"])
+    await registry.announce_copies("bob", ["sensors.temp", "other"], {"sensors.temp"})
     result = await registry.compare_and_set_topic(topic.name, topic, None)
     assert result.applied
     assert result.current is None
@@ -469,14 +469,26 @@ async def test_topics_are_listed_by_prefix_in_order_and_in_pages(registry: Redis
 
 
 async def test_announced_copies_replace_what_was_known(registry: RedisRegistry) -> None:
-    await registry.announce_copies("alice", (f"t{number}" for number in range(3000)))
-    assert len(await registry.topics_of("alice")) == 3000
-    await registry.announce_copies("alice", ["b"])
+    await registry.announce_copies("alice", (f"t{number}" for number in range(3000)), [])
+    known = await registry.topics_of("alice")
+    assert len(known) == 3000
+    await registry.announce_copies("alice", ["b"], known)
     assert await registry.topics_of("alice") == {"b"}
     await registry.register_peer(a_peer(), TTL, NOW)
     assert [state.topics for state in await registry.peers(NOW)] == [1]
-    await registry.announce_copies("alice", [])
+    await registry.announce_copies("alice", [], {"b"})
     assert await registry.topics_of("alice") == set()
+
+
+async def test_what_was_noted_of_copies_since_an_announcement_began_stays(registry: RedisRegistry) -> None:
+    going = await create(registry, a_topic("going", replicas=["alice"]))
+    known = await registry.topics_of("alice")
+    await create(registry, a_topic("new", id=2))
+    await registry.compare_and_set_topic(
+        "going", going, msgspec.structs.replace(going, owner="bob", replicas=["bob"], epoch=2)
+    )
+    await registry.announce_copies("alice", ["going", "other"], known)
+    assert await registry.topics_of("alice") == {"new", "other"}
 
 
 # Tombstones

@@ -280,3 +280,35 @@ async def test_a_peer_does_not_die_while_its_long_announcement_is_being_worked_o
     alice = await start_peer("alice", index)
     await alice.announce([a_copy(f"t.{n}", n + 1) for n in range(4)])
     assert await alice.beat()
+
+
+class HeldUpRegistry(EmbeddedRegistry):
+    """Has the end of an announcement wait."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:0")
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def announce_copies(self, *arguments: Any) -> None:
+        self.reached.set()
+        await self.gate.wait()
+        await super().announce_copies(*arguments)
+
+
+@pytest.mark.parametrize("make_registry", ["embedded"], indirect=True)
+async def test_a_topic_created_on_a_peer_while_it_announces_is_known_to_be_there(
+    start_index: StartIndex, start_peer: StartPeer, open_link: Connect
+) -> None:
+    registry = HeldUpRegistry()
+    registry.gate.set()
+    index = await start_index(registry)
+    alice, link = await start_peer("alice", index), await open_link(index)
+    registry.gate.clear()
+    registry.reached.clear()
+    announced = asyncio.create_task(alice.announce([a_copy("old", 5)]))
+    await registry.reached.wait()
+    await create(link, "new", on="alice")
+    registry.gate.set()
+    await announced
+    assert await registry.topics_of("alice") == {"old", "new"}

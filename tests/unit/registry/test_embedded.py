@@ -46,7 +46,7 @@ async def test_redis_cli_shows_what_the_registry_holds(registry: EmbeddedRegistr
     await registry.generation(NOW)
     await registry.register_peer(ALICE, 6.0, NOW)
     await registry.restore_topics([TOPIC])
-    await registry.announce_copies("alice", ["sensors.temp"])
+    await registry.announce_copies("alice", ["sensors.temp"], [])
     assert sorted(await redis_cli(registry, "keys", "*")) == [
         "pubsub:peer:alice",
         "pubsub:peer:alice:topics",
