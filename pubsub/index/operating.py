@@ -95,9 +95,9 @@ class Operating:
                 raise InvalidRequestError(
                     f"peer {peer} holds no copy of topic {frame.topic}: {', '.join(record.replicas)} do"
                 )
-        wanted = _copies_after(record, frame)
-        await self._set_copies(record, wanted)
         for _ in range(_ATTEMPTS):
+            wanted = _copies_after(record, frame)
+            await self._set_copies(record, wanted)
             changed = await self._with_replicas(record, frame, wanted)
             (result,) = await self._changing.replace([(record, changed)])
             if result.current is None or result.current.id != record.id:

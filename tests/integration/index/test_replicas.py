@@ -403,6 +403,23 @@ async def test_a_copy_that_is_behind_is_not_promoted_from_a_live_owner(
         await promote(link, "t", "nobody", True)
 
 
+async def test_of_replicas_that_are_added_at_once_each_adds_one_to_the_policy(
+    index: IndexServer, crowd: Crowd, open_link: Connect
+) -> None:
+    await crowd.start(index, "alice", "bob", "carol")
+    link = await open_link(index)
+    info = await create(link, "t", on="alice")
+    gate = asyncio.Event()
+    asked = crowd["alice"].hold_up(m.SetPolicy, gate)
+    late = asyncio.create_task(change(link, "t", add=["bob"]))
+    await wait_until(lambda: asked)
+    assert (await change(link, "t", add=["carol"])).policy == {"replicas": 2}
+    gate.set()
+    added = await late
+    assert (set(added.replicas), added.policy) == ({"alice", "bob", "carol"}, {"replicas": 3})
+    assert crowd["alice"].copies[info.id].policy == {"replicas": 3}
+
+
 @pytest.mark.parametrize("make_registry", ["redis"], indirect=True)
 async def test_replicas_are_changed_by_several_operators_at_once(
     make_registry: MakeRegistry, start_index: StartIndex, crowd: Crowd, open_link: Connect
