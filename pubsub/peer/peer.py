@@ -231,7 +231,7 @@ class Peer(Client):
         await asyncio.gather(*self._side_tasks, return_exceptions=True)
         # 2. Our own publishes and subscriptions, while the node still answers.
         await super().close()
-        await self._node.schedule.close()
+        await self._node.schedule.close(self._peer_settings.drain_seconds)
         # 3. What others have under way is answered, then their connections close.
         await self._store.settled(self._peer_settings.drain_seconds)
         await self._server.close(self._peer_settings.drain_seconds)

@@ -3,7 +3,8 @@
 What is known in memory (how many each topic has, when its first is due) is a copy of rows. One timer waits for the
 first of all; what is due moves in rounds, bounded in messages and bytes, in which every topic has its share: into
 the log and out of the table in one transaction, so that a message is always in exactly one place. Moving and
-cancelling exclude each other: what was cancelled does not come, and what has come cannot be cancelled.
+cancelling exclude each other: what was cancelled does not come, and what has come cannot be cancelled. Neither of them
+waits for copies meanwhile.
 
 The clock is the machine's. It may be set: the timer never sleeps long without a look at it.
 """
@@ -14,6 +15,7 @@ import asyncio
 import heapq
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pubsub.config import MIB
@@ -25,6 +27,7 @@ from pubsub.protocol.batch import decode_headers
 from pubsub.storage.scheduled import DueMessages, HeldMessage, held_of
 from pubsub.storage.store import Append
 from pubsub.storage.topic import Topic
+from pubsub.storage.work import Statement, resolve, run_statements
 
 if TYPE_CHECKING:
     from pubsub.peer.node import Node
@@ -41,6 +44,8 @@ RETRY_SECONDS = 0.5
 """The pause after a round that failed, on a full disk say."""
 MOST_IDS = 1000
 """Schedule ids in one cancellation, messages in one list."""
+CANCELLED_LOG_BYTES = 500
+"""What cancelling one message adds to the write-ahead log, about."""
 
 
 def now_us() -> int:
@@ -263,23 +268,50 @@ class Schedule:
         return m.Done(frame.id)
 
     async def _cancel(self, topic: Topic, wanted: list[int]) -> list[int]:
-        """Delete what is held; the ids that are not."""
+        """Delete what is held, here and on the copies; the ids that are not."""
         async with self._changing:
             there = await self._node.store.held_ids(topic, wanted)
             if there:
-                rows = [(number,) for number in there]
-                await self._node.store.run([("DELETE FROM scheduled WHERE id = ?", rows)])
-                self._held[topic.id].count -= len(there)
+                await self._delete(topic, there)
+        if there:  # without the lock: what is due of other topics does not wait for copies of this one
+            await self._on_copies(topic)
         return [number for number in wanted if number not in set(there)]
 
-    async def close(self) -> None:
-        """Move nothing more; what is under way is finished. What is left waits in the file. Idempotent."""
+    async def _delete(self, topic: Topic, there: list[int]) -> None:
+        """A step, for that is answered once it is on this peer's disk."""
+
+        def deleted(_: None) -> None:
+            held = self._held.get(topic.id)
+            if held is not None:  # the topic may have changed hands meanwhile
+                held.count -= len(there)
+
+        rows: list[Statement] = [("DELETE FROM scheduled WHERE id = ?", [(number,) for number in there])]
+        change = partial(run_statements, statements=rows)
+        await self._node.store.step(change, CANCELLED_LOG_BYTES * len(there), deleted)
+
+    async def _on_copies(self, topic: Topic) -> None:
+        """Wait until the copies in sync have what has been changed up to now.
+
+        Raises:
+            NotOwnerError: this peer owns the topic no more; whether the change stays is not known.
+        """
+        stored: asyncio.Future[None] = self._loop.create_future()
+        self._node.shipping.wait(topic, lambda error: resolve(stored, None, error))
+        await stored
+
+    async def close(self, drain_seconds: float) -> None:
+        """Move nothing more; what is under way is finished, if it is so in this time. Idempotent.
+
+        What is left waits in the file.
+        """
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._moving is not None:
-            await asyncio.gather(self._moving, return_exceptions=True)
+        if (moving := self._moving) is not None:
+            await asyncio.wait([moving], timeout=drain_seconds)
+            moving.cancel()
+            await asyncio.gather(moving, return_exceptions=True)
 
 
 def _not_held(topic: Topic, gone: list[int], others: bool) -> ScheduledNotFoundError:

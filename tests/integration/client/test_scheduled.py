@@ -14,10 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 import pubsub
+from pubsub.config import PeerSettings
 from pubsub.model import NewMessage
 from pubsub.peer import schedule
 from tests.docs.plain_client import PlainClient
 from tests.integration.client.conftest import NOBODY, make_topic
+from tests.integration.storage.stores import writer_held
 from tests.proxy import FaultyProxy
 from tests.waiting import wait_until
 
@@ -429,6 +431,28 @@ async def test_a_file_that_cannot_be_written_to_delays_what_is_due_and_loses_not
 
     await wait_until(all_there)
     assert held(peer) == 0
+
+
+async def test_closing_waits_for_what_is_being_moved_as_long_as_it_may_and_no_longer(
+    tmp_path: Path, clock: Clock
+) -> None:
+    settings = PeerSettings(drain_seconds=0.1)
+    peer = pubsub.Peer("alice", data=tmp_path / "a", index=NOBODY, peer_settings=settings)
+    await peer.open()
+    await make_topic(peer, "a.b")
+    await peer.publish("a.b", b"due", delay_seconds=10)
+    async with writer_held(peer._node.store):
+        clock.forward(11)
+        await wait_until(lambda: peer._node.schedule._moving is not None)
+        closing = asyncio.create_task(peer.close())
+        await wait_until(lambda: peer._node.schedule._moving is None, 5, "the round is given up")
+    await closing
+    async with pubsub.Peer("alice", data=tmp_path / "a", index=NOBODY) as again:
+
+        async def in_one_place() -> bool:
+            return (await stored(again), held(again)) == ([b"due"], 0)
+
+        await wait_until(in_one_place)
 
 
 # Bad input

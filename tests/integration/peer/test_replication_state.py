@@ -96,6 +96,33 @@ async def test_held_messages_come_once_and_can_be_cancelled_at_the_new_owner(tmp
         await client.cancel_scheduled("t", late)
 
 
+async def test_a_cancellation_waits_for_the_copies_and_what_is_due_does_not_wait_for_it(tmp_path: Path):
+    async with cluster(tmp_path, *THREE, ttl_seconds=60) as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice", policy={"replicas": 3, "replica_lag_seconds": 60})
+        await client.create_topic("other", on="alice")
+        await site.in_sync("t", *THREE)
+        late = await client.publish("t", b"late", delay_seconds=3600)
+        node = site.peers["alice"]._node
+        owned = node.replicas.find(site.held("alice", "t"))
+        assert owned is not None
+        for feeding in owned.feedings.values():
+            feeding._send_rows = lambda: None  # type: ignore[method-assign]
+        cancelling = asyncio.create_task(client.cancel_scheduled("t", late))
+
+        async def deleted_here() -> bool:
+            return await node.store.held_ids(owned.topic, [late]) == []
+
+        await wait_until(deleted_here, 8)
+        await client.publish("other", b"due", delay_seconds=0.01)
+        await wait_until(lambda: site.held("alice", "other").committed == 1, 8, "it has come")
+        assert not cancelling.done()
+        for feeding in list(owned.feedings.values()):
+            del feeding._send_rows
+            feeding.pump()
+        await cancelling
+
+
 async def test_ids_and_cursors_are_known_at_the_new_owner(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await replicated(site)
