@@ -19,12 +19,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pubsub.config import MIB
-from pubsub.errors import InvalidRequestError, NotOwnerError, PubsubError, ScheduledNotFoundError
+from pubsub.errors import (
+    InvalidRequestError,
+    NotOwnerError,
+    PubsubError,
+    ReadOnlyError,
+    ScheduledNotFoundError,
+)
 from pubsub.model import ScheduledMessage, iso_from_us
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import decode_headers
-from pubsub.storage.scheduled import DueMessages, HeldMessage, held_of
+from pubsub.storage.scheduled import DueMessages, HeldMessage, count_held, held_of
 from pubsub.storage.store import Append
 from pubsub.storage.topic import Topic
 from pubsub.storage.work import Statement, resolve, run_statements
@@ -92,12 +98,24 @@ class Schedule:
         self._set_timer()
 
     async def take_topic(self, topic: Topic) -> None:
-        """This peer owns a topic from now on: what is held for it is moved from here."""
-        count, first_us = await self._node.store.look(held_of, topic.id)
-        if count and topic.owned:
-            self._held[topic.id] = Held(count)
-            self._expect(topic.id, first_us)
-            self._set_timer()
+        """This peer owns a topic from now on: what is held for it is moved from here.
+
+        It may have taken messages for later already, which are counted in the file. That is looked at in a step: what
+        was stored before it has been told here by then, and what is stored after it has not.
+        """
+
+        def take(found: tuple[int, int]) -> None:
+            count, first_us = found
+            if topic.owned and (count or topic.id in self._held):
+                self._held.setdefault(topic.id, Held()).count = count
+                if count:
+                    self._expect(topic.id, first_us)
+                    self._set_timer()
+
+        try:
+            await self._node.store.step(partial(count_held, topic_id=topic.id), 0, take)
+        except ReadOnlyError:  # what is published meanwhile may be counted twice, but all that is held comes
+            take(await self._node.store.look(held_of, topic.id))
 
     def leave_topic(self, topic: Topic) -> None:
         """Another peer moves what is held for a topic."""
@@ -115,7 +133,9 @@ class Schedule:
         self._set_timer()
 
     def _expect(self, topic_id: int, due_us: int) -> None:
-        held = self._held[topic_id]
+        held = self._held.get(topic_id)
+        if held is None:  # the topic changed hands, or was deleted, while its messages were looked for
+            return
         if held.next_us is None or due_us < held.next_us:
             held.next_us = due_us
             heapq.heappush(self._heap, (due_us, topic_id))
@@ -180,7 +200,7 @@ class Schedule:
             topic_id = heapq.heappop(self._heap)[1]
             topic = self._node.store.by_id.get(topic_id)
             if topic is None or topic.set_aside is not None or topic.role != "owner":
-                del self._held[topic_id]
+                self._held.pop(topic_id, None)
                 continue
             self._held[topic_id].next_us = None
             topics.append(topic)

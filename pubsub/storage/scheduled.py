@@ -1,11 +1,12 @@
 """Reading the messages that are held for later: those that are due, a list of them, and whether some are there.
 
-Runs in a reading thread. Within a topic they stand in order of (due time, schedule id), as an index has them: what
-is due is found without a look at the others.
+Runs in a reading thread, but for what is said to be a step. Within a topic they stand in order of (due time, schedule
+id), as an index has them: what is due is found without a look at the others.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class DueMessages(NamedTuple):
 
 
 _COLUMNS = "id, due_at, key, headers, payload"
+_HELD = "SELECT count(*), coalesce(min(due_at), 0) FROM scheduled WHERE topic_id = ?"
 
 
 def due(
@@ -110,7 +112,11 @@ def held_ids(connection: Connection, topic_id: int, schedule_ids: Sequence[int])
 
 def held_of(connection: Connection, topic_id: int) -> tuple[int, int]:
     """How many messages are held for a topic, and when the first of them is due (0 where there is none)."""
-    row = connection.exec_driver_sql(
-        "SELECT count(*), coalesce(min(due_at), 0) FROM scheduled WHERE topic_id = ?", (topic_id,)
-    ).one()
+    row = connection.exec_driver_sql(_HELD, (topic_id,)).one()
     return int(row[0]), int(row[1])
+
+
+def count_held(cursor: sqlite3.Cursor, topic_id: int) -> tuple[int, int]:
+    """The same, as a step of the writing thread."""
+    count, first_us = cursor.execute(_HELD, (topic_id,)).fetchone()
+    return count, first_us
