@@ -33,8 +33,9 @@ from pubsub.core.group import MOST_ENTRIES
 from pubsub.core.topic_ids import MOST_ID
 from pubsub.errors import InvalidRequestError, NotOwnerError, PubsubError, TopicExistsError
 from pubsub.model import iso_from_us
-from pubsub.peer.group_supply import offsets_of
+from pubsub.peer.group_supply import offsets_of, picked
 from pubsub.peer.group_work import GroupWork
+from pubsub.peer.keyed_locks import KeyedLocks
 from pubsub.protocol import messages as m
 from pubsub.protocol.batch import batch_bytes, decode_headers, encode_headers
 from pubsub.protocol.messages import Batch, CopyState
@@ -63,12 +64,13 @@ class DeadLetters:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._making = asyncio.Lock()
+        self._making = KeyedLocks()
+        """By the id of the topic that the dead letters come from."""
 
     # Giving up
 
     async def bury(self, work: GroupWork, offsets: list[int]) -> None:
-        """Make dead letters of dying messages, as many as fit one read.
+        """Make dead letters of dying messages, as many as fit one read, but for those that retention takes meanwhile.
 
         Raises:
             PubsubError: nothing has been moved.
@@ -78,16 +80,23 @@ class DeadLetters:
         work.group.vanished(missing)
         if batch is None:
             return
-        moved = list(offsets_of(batch))
         dead = await self._topic_for(topic)
-        given_up = [GivenUp(work.name, offset, *work.why_dying(offset)) for offset in moved]
+        positions: list[int] = []
+        given_up: list[GivenUp] = []
+        for position, offset in enumerate(offsets_of(batch)):
+            if (why := work.why_dying(offset)) is not None:
+                positions.append(position)
+                given_up.append(GivenUp(work.name, offset, *why))
+        if not given_up:
+            return
+        batch = picked(batch, positions)
         headers: list[str | None] = [
             self._headers(work, batch, position, gone) for position, gone in enumerate(given_up)
         ]
         rows = partial(bury, topic.id, given_up, dead.id)
         await self._append(dead, batch, headers, statements_at=rows)
-        work.group.buried(moved)
-        work.dead += len(moved)
+        work.group.buried([gone.offset for gone in given_up])
+        work.dead += len(given_up)
 
     def _headers(self, work: GroupWork, batch: Batch, position: int, gone: GivenUp) -> str | None:
         times = batch.published_us
@@ -139,25 +148,33 @@ class DeadLetters:
         """The dead letter topic of a topic; made if there is none."""
         name = dead_letter_topic(topic.name)
         assert name is not None, "such a topic has no groups that give up"
-        async with self._making:
-            held = self._node.store.topics.get(name)
-            if held is None:
-                await self._check_free(name)
-                held = await self._node.store.create(
-                    CopyState(
-                        id=secrets.randbelow(MOST_ID) + 1,
-                        topic=name,
-                        role="owner",
-                        owner=self._node.name,
-                        epoch=1,
-                        created_us=time.time_ns() // 1000,
-                    )
-                )
-                log.info("topic %s was made for what groups of %s gave up", name, topic.name)
-                self._node.announce_soon()
+        topics = self._node.store.topics
+        held = topics.get(name)
+        if held is None:
+            async with self._making.hold(topic.id):
+                held = topics.get(name) or await self._make(name, topic)
         if held.role != "owner":
             raise NotOwnerError(f"peer {self._node.name} does not own topic {name}", owner=held.owner)
         return held
+
+    async def _make(self, name: str, topic: Topic) -> Topic:
+        await self._check_free(name)
+        held = self._node.store.topics.get(name)
+        if held is not None:  # an index has given it to this peer meanwhile
+            return held
+        made = await self._node.store.create(
+            CopyState(
+                id=secrets.randbelow(MOST_ID) + 1,
+                topic=name,
+                role="owner",
+                owner=self._node.name,
+                epoch=1,
+                created_us=time.time_ns() // 1000,
+            )
+        )
+        log.info("topic %s was made for what groups of %s gave up", name, topic.name)
+        self._node.announce_soon()
+        return made
 
     async def _check_free(self, name: str) -> None:
         """Raises TopicExistsError if, as far as can be learnt now, another peer has a topic of this name."""

@@ -200,9 +200,14 @@ def offsets_of(batch: Batch) -> Sequence[int]:
 
 def portion(batch: Batch, positions: list[int], attempts: list[int]) -> Batch:
     """The messages at these positions, at least one, in order, as they are delivered to a member."""
+    return msgspec.structs.replace(picked(batch, positions), attempts=attempts)
+
+
+def picked(batch: Batch, positions: list[int]) -> Batch:
+    """The messages at these positions, at least one, in order."""
     first, last = positions[0], positions[-1]
     if last - first + 1 == len(positions):
-        return msgspec.structs.replace(slice_batch(batch, first, last + 1), attempts=attempts)
+        return slice_batch(batch, first, last + 1)
 
     def pick(column: list[Any] | None) -> list[Any] | None:
         return None if column is None else [column[position] for position in positions]
@@ -215,7 +220,6 @@ def portion(batch: Batch, positions: list[int], attempts: list[int]) -> Batch:
         pick(batch.keys),
         pick(batch.headers),
         [batch.payloads[position] for position in positions],
-        attempts,
     )
 
 

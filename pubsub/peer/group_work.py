@@ -272,11 +272,10 @@ class GroupWork:
         if not self._committing and not self.changing.locked():
             self.burying.begin(self.group)
 
-    def why_dying(self, offset: int) -> tuple[str, int]:
-        """Why a message is given up, and after how many attempts."""
-        entry = self.group.entries[offset]
-        assert entry.state == DYING
-        return entry.member, entry.attempts
+    def why_dying(self, offset: int) -> tuple[str, int] | None:
+        """Why a message is given up, and after how many attempts; None: it is not any more, retention has taken it."""
+        entry = self.group.entries.get(offset)
+        return None if entry is None or entry.state != DYING else (entry.member, entry.attempts)
 
     # Changing as a whole
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+import pubsub
 from tests.integration.peer.grouping import (
     AT_ONCE,
     ENTRIES,
     TOPIC,
+    Member,
     OpenMember,
     OpenPeer,
     dead_letter,
@@ -17,6 +23,7 @@ from tests.integration.peer.grouping import (
     retain,
     rows,
 )
+from tests.integration.storage.stores import copy_of
 from tests.waiting import wait_until
 
 
@@ -125,3 +132,76 @@ async def test_dead_letters_that_retention_took_are_counted_no_more(
     assert (await info(peer)).dead == 1
     await peer._node.drop_copy(peer._node.store.topics[f"{TOPIC}.dead"].id)
     assert (await info(peer)).dead == 0
+
+
+# While a dead letter topic is made
+
+
+class Asking:
+    """Making the dead letter topic of `jobs` goes as far as asking whether its name is free, and waits there."""
+
+    def __init__(self, peer: pubsub.Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.free = asyncio.Event(), asyncio.Event()
+        self._check_free = peer._node.dead_letters._check_free
+        monkeypatch.setattr(peer._node.dead_letters, "_check_free", self._wait)
+
+    async def _wait(self, name: str) -> None:
+        if name == f"{TOPIC}.dead":
+            self.begun.set()
+            await self.free.wait()
+        await self._check_free(name)
+
+
+async def test_what_retention_takes_while_dead_letters_are_made_is_left_out_and_the_others_come(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await open_peer()
+    asking = Asking(peer, monkeypatch)
+    await give_up(peer, await open_member(peer), 4)
+    await asking.begun.wait()
+    await retain(peer, 2)
+    asking.free.set()
+    await wait_until(lambda: f"{TOPIC}.dead" in peer._node.store.topics)
+    await wait_until(lambda: has_dead(peer, 2))
+    assert [letter.payload for letter in await peer.query(f"{TOPIC}.dead")] == [b"2", b"3"]
+    assert rows(peer, "SELECT source_offset, reason FROM dead_letters") == [(2, "nack"), (3, "nack")]
+    await wait_until(lambda: figures_are(peer, (0, 0, 0, 2, 0)))
+
+
+async def test_dead_letters_of_one_topic_do_not_wait_until_that_of_another_is_made(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await open_peer(TOPIC, "apples", "apples.dead", "pears")
+    asking = Asking(peer, monkeypatch)
+    await give_up(peer, await open_member(peer), 1)
+    await asking.begun.wait()
+    for topic in ("apples", "pears"):  # whether theirs is there or is to be made
+        await give_up(peer, await open_member(peer), 1, topic)
+        await dead_letter(peer, topic)
+    asking.free.set()
+    await dead_letter(peer)
+
+
+async def test_a_dead_letter_topic_that_an_index_gave_to_this_peer_meanwhile_is_taken(
+    open_peer: OpenPeer, open_member: OpenMember, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await open_peer()
+    asking = Asking(peer, monkeypatch)
+    await give_up(peer, await open_member(peer), 1)
+    await asking.begun.wait()
+    await peer._node.create_copy(copy_of(9, f"{TOPIC}.dead"))
+    asking.free.set()
+    assert (await dead_letter(peer)).payload == b"0"
+    assert rows(peer, "SELECT id FROM topics WHERE name = 'jobs.dead'") == [(9,)]
+
+
+async def give_up(peer: pubsub.Peer, member: Member, how_many: int, topic: str = TOPIC) -> None:
+    """Publish messages and fail to process each of them."""
+    await member.join(topic=topic, options=AT_ONCE | {"max_attempts": 1})
+    await peer.publish_many(topic, [b"%d" % n for n in range(how_many)])
+    await member.has(*((n, 1) for n in range(how_many)))
+    await member.settle("nack", *member.got)
+
+
+async def figures_are(peer: pubsub.Peer, wanted: tuple[int, int, int, int, int]) -> bool:
+    return await figures(peer) == wanted
