@@ -186,11 +186,11 @@ class Scrubbing:
             damage.state = "damaged; no other peer has a copy, and what can be read is served"
             return
         self._todo[topic.id] = damage
+        self._wake.set()  # now: whoever has found it may go away while that is written down
         try:
             await self._node.store.copies.set_unsound(topic)
         except PubsubError as error:
             log.warning("that topic %s is damaged is not written down: %s", topic.name, error)
-        self._wake.set()
 
     # Mending
 
@@ -201,8 +201,9 @@ class Scrubbing:
             self._wake.clear()
             for topic_id, damage in list(self._todo.items()):
                 topic = self._node.store.by_id.get(topic_id)
-                if topic is None or topic.set_aside is not None or await self._mend(topic, damage):
-                    self._todo.pop(topic_id, None)
+                ended = topic is None or topic.set_aside is not None or await self._mend(topic, damage)
+                if ended and self._todo.get(topic_id) is damage:  # more may have been found meanwhile
+                    del self._todo[topic_id]
             if self._todo:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff.next_seconds()):

@@ -11,8 +11,12 @@ import pytest
 
 import pubsub
 from pubsub.config import PeerSettings
+from pubsub.peer import scrubbing
 from pubsub.storage.schema import PAGE_BYTES
+from pubsub.storage.store import Store
+from pubsub.storage.topic import Topic
 from tests.integration.peer.replicated import Cluster, cluster
+from tests.integration.storage.stores import writer_held
 from tests.waiting import wait_until
 
 THREE = ("alice", "bob", "carol")
@@ -249,3 +253,40 @@ async def test_verify_finds_damage_that_is_then_mended(tmp_path: Path):
             return all(part.sound for part in await client.verify("t"))
 
         await wait_until(whole, 20, "all copies equal again")
+
+
+async def test_damage_is_mended_though_whoever_found_it_goes_away(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        await filled(site)
+        node = site.peers["carol"]._node
+        async with writer_held(node.store):
+            finding = asyncio.create_task(node.scrubbing.found(node.store.topics["t"], 200, "cannot read it"))
+            await wait_until(lambda: node.scrubbing.damage)
+            finding.cancel()
+            await asyncio.wait([finding])
+        await wait_until(lambda: node.scrubbing.refilled == 200, 15, "taken back")
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == MESSAGES
+
+
+async def test_damage_that_is_found_while_a_copy_is_taken_back_is_mended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async with cluster(tmp_path, *THREE) as site:
+        await filled(site)
+        node = site.peers["carol"]._node
+        take_back = scrubbing.take_back
+
+        async def take_back_and_find_more(store: Store, topic: Topic, offset: int) -> int:
+            removed = await take_back(store, topic, offset)
+            if offset == 200:
+                await node.scrubbing.found(topic, 100, "cannot read it either")
+            return removed
+
+        monkeypatch.setattr(scrubbing, "take_back", take_back_and_find_more)
+        topic = node.store.topics["t"]
+        await node.scrubbing.found(topic, 200, "cannot read it")
+        state = "taken back to offset 100"
+        await wait_until(lambda: node.scrubbing.damage[topic.id].state.startswith(state), 15, state)
+        await site.in_sync("t", *THREE)
+        assert [row[4] for row in await site.equal("t")] == MESSAGES
