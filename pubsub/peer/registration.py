@@ -136,7 +136,25 @@ class Registration:
         reply = await link.request(announce, REQUEST_SECONDS * 6)
         if not isinstance(reply, m.Reconciled):
             raise RemoteProtocolError(f"unexpected reply to announce: {type(reply).__name__}")
-        await self._reconcile(reply)
+        await self._reconcile_beating(link, reply)
+
+    async def _reconcile_beating(self, link: Link, reply: m.Reconciled) -> None:
+        """Carry out an answer, which may take longer than the ttl: this peer lives meanwhile."""
+        beating = asyncio.create_task(self._beat_on(link), name="pubsub: heartbeats during an announcement")
+        try:
+            await self._reconcile(reply)
+        finally:
+            beating.cancel()
+            await asyncio.wait([beating])
+            if not beating.cancelled():
+                beating.result()
+
+    async def _beat_on(self, link: Link) -> None:
+        """Send heartbeats until cancelled. If the index has lost this peer, `_beat` hears of it afterwards."""
+        while link.open:
+            with contextlib.suppress(PubsubError):
+                await self._heartbeat(link)
+            await asyncio.sleep(self._ttl_seconds / 3)
 
     async def _reconcile(self, reply: m.Reconciled) -> None:
         """Carry out what the registry says of what this peer holds."""
@@ -158,7 +176,6 @@ class Registration:
 
     async def _beat(self, link: Link) -> None:
         """Send heartbeats until the index is lost or has lost us."""
-        node = self._node
         link.when_lost(self._wake.set)
         while True:
             with contextlib.suppress(TimeoutError):
@@ -169,20 +186,23 @@ class Registration:
                 # One announcement tells of everything: what changes again and again is told together.
                 await asyncio.sleep(self._announced_at + ANNOUNCE_SECONDS - asyncio.get_running_loop().time())
                 await self._announce(link)
-            reply = await link.request(
-                m.Heartbeat(
-                    id=link.next_id(),
-                    name=node.name,
-                    incarnation=node.store.incarnation,
-                    load=self._load(),
-                    subscribers=node.subscribers(),
-                ),
-                max(1.0, self._ttl_seconds / 3),
-            )
-            if isinstance(reply, m.HeartbeatReply) and not reply.known:
-                log.info("the registry lost peer %s: registering again", node.name)
+            if not await self._heartbeat(link):
+                log.info("the registry lost peer %s: registering again", self._node.name)
                 await self._register(link)
                 await self._announce(link)
+
+    async def _heartbeat(self, link: Link) -> bool:
+        """Tell the index that this peer lives; False: the registry does not know it."""
+        node = self._node
+        heartbeat = m.Heartbeat(
+            id=link.next_id(),
+            name=node.name,
+            incarnation=node.store.incarnation,
+            load=self._load(),
+            subscribers=node.subscribers(),
+        )
+        reply = await link.request(heartbeat, max(1.0, self._ttl_seconds / 3))
+        return not isinstance(reply, m.HeartbeatReply) or reply.known
 
     def _load(self) -> dict[str, float]:
         """Figures by which the index places new topics, and people see who is busy."""
