@@ -278,7 +278,7 @@ class Schedule:
         return m.ScheduledList(frame.id, self.count(topic), [_described(topic, message) for message in found])
 
     async def on_cancel(self, connection: ServerConnection, frame: m.CancelScheduled) -> m.Frame:
-        topic = self._node.owned(frame.topic)
+        topic = self._node.served(frame.topic)
         wanted = list(dict.fromkeys(frame.schedule_ids))
         if not 0 < len(wanted) <= MOST_IDS or not all(0 < number < 2**63 for number in wanted):
             raise InvalidRequestError(f"cancel 1 to {MOST_IDS} messages at a time, by schedule ids from 1 on")
