@@ -97,10 +97,11 @@ class Client(
         self._subscriptions: set[Stream] = set()
         self._opened = False
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Get ready; needs no server to be there. `async with` calls it."""
-        if self._closed:
+        if self._closing is not None:
             raise ClosedError("the client has been closed; make a new one")
         if not self._opened:
             self._opened = True
@@ -113,11 +114,18 @@ class Client(
         return Routes(self._directory, self._pool, self._relay)
 
     async def close(self) -> None:
-        """Let what was published be acknowledged, end subscriptions, close connections. Idempotent."""
-        if self._closed or not self._opened:
-            self._closed = True
-            return
+        """Let what was published be acknowledged, end subscriptions, close connections.
+
+        Idempotent; it goes on to its end where whoever waits for it is cancelled.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="pubsub: close a client")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._closed = True
+        if not self._opened:
+            return
         lanes, self._lanes = list(self._lanes.values()), {}
         await asyncio.gather(*(subscription.close() for subscription in self._subscriptions))
         await asyncio.gather(*(lane.close(DRAIN_SECONDS) for lane in lanes))

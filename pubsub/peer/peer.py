@@ -131,7 +131,7 @@ class Peer(Client):
 
     async def open(self) -> None:
         """Take the data directory, serve, and begin to register."""
-        if self._opened or self._closed:
+        if self._opened or self._closing is not None:
             await super().open()  # which knows what to say
             return
         if has_wal_reset_bug():
@@ -209,10 +209,10 @@ class Peer(Client):
             for waiting in ending:
                 waiting.cancel()
 
-    async def close(self) -> None:
-        """Stop serving, in an order that loses nothing. Idempotent."""
-        if self._closed or self._store is None:
-            await super().close()
+    async def _close(self) -> None:
+        """Stop serving, in an order that loses nothing."""
+        if self._store is None:
+            await super()._close()
             return
         # 1. Others take over what they have copies of; then nobody new, and the index sends nobody here any more. Until
         #    then an index that has something to tell may still have to connect.
@@ -230,7 +230,7 @@ class Peer(Client):
             task.cancel()
         await asyncio.gather(*self._side_tasks, return_exceptions=True)
         # 2. Our own publishes and subscriptions, while the node still answers.
-        await super().close()
+        await super()._close()
         await self._node.schedule.close(self._peer_settings.drain_seconds)
         # 3. What others have under way is answered, then their connections close.
         await self._store.settled(self._peer_settings.drain_seconds)
