@@ -32,7 +32,7 @@ from pubsub.config import (
     StorageSettings,
     settings_of,
 )
-from pubsub.errors import PubsubError, SettingsError
+from pubsub.errors import ClosedError, PubsubError, SettingsError
 from pubsub.model import (
     Address,
     CursorInfo,
@@ -142,25 +142,33 @@ class Peer(Client):
             self._data, self.name, self._storage_settings, set_damaged_aside=self._set_damaged_aside
         )
         try:
+            if self._closing is not None:  # while it was opened
+                raise ClosedError("the peer has been closed; make a new one")
             greeting = hello("peer", self.name)
             index = Directory(self._index, greeting, self._limits, self._settings)
             self._node = Node(self.name, store, index, self._peer_settings, self._limits)
             self._server = Server(self._node, "peer", self._limits)
-            listening = await self._server.listen(self._listen)
         except BaseException:
             await store.close()
             raise
         self._store = store
+        try:
+            await self._start(_reachable(await self._server.listen(self._listen)))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self, listening: Address) -> None:
         self._node.schedule.start()
         self._node.zone = self._zone
-        self._node.address = str(self._advertise or _reachable(listening))
+        self._node.address = str(self._advertise or listening)
         self._node.connections = lambda: len(self._server.connections)
         await self._node.scrubbing.check_at_start(self._storage_settings.quick_check_bytes)
-        self._node.start()
         # As a client it asks itself: the node answers what it knows and passes on the rest.
-        self._own_address = _reachable(listening)
+        self._own_address = listening
         self._addresses = [self._own_address]
-        await super().open()
+        await super().open()  # refuses where the peer has been closed meanwhile
+        self._node.start()
         self._side_tasks = [
             asyncio.create_task(run(), name=f"pubsub: {what} of peer {self.name}")
             for what, run in self._node.side_tasks.items()
@@ -171,19 +179,15 @@ class Peer(Client):
         self._registering = asyncio.create_task(
             self._registration.run(), name=f"pubsub: registration of peer {self.name}"
         )
-        try:
-            await asyncio.wait(
-                [self._registration.first, self._registering],
-                timeout=FIRST_REGISTRATION_SECONDS,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if self._registration.first.done():
-                self._registration.first.result()
-            else:
-                self._registration.first.cancel()  # nobody waits any more: what goes wrong is for the log
-        except BaseException:
-            await self.close()
-            raise
+        await asyncio.wait(
+            [self._registration.first, self._registering],
+            timeout=FIRST_REGISTRATION_SECONDS,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if self._registration.first.done():
+            self._registration.first.result()
+        else:
+            self._registration.first.cancel()  # nobody waits any more: what goes wrong is for the log
 
     async def serve_until(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, or until only a new start can mend the file.
