@@ -183,18 +183,20 @@ async def connect(address: Address, greeting: m.Hello, limits: Limits, timeout_s
     """
     loop = asyncio.get_running_loop()
     link: Link | None = None
+    given_up = True
     try:
         async with asyncio.timeout(timeout_seconds):
             _, link = await loop.create_connection(lambda: Link(address, limits), address.host, address.port)
             link.send_frame(greeting)
             await link.welcomed()
-            return link
+        given_up = False
+        return link
     except TimeoutError as error:
         raise ConnectionLostError(f"{address} did not answer within {timeout_seconds:g} s") from error
     except OSError as error:
         raise ConnectionLostError(f"cannot connect to {address}: {reason_of(error)}") from error
     finally:
-        if link is not None and link.welcome is None:
+        if link is not None and given_up:  # perhaps in the moment in which the welcome came
             link.abort()
             with contextlib.suppress(PubsubError, asyncio.CancelledError):
                 if link._welcomed.done():

@@ -27,6 +27,7 @@ class LinkPool:
 
         Raises:
             ConnectionLostError, ProtocolError: it cannot be opened; the message says why.
+            ClosedError: the pool has been closed, also while the link was being opened.
         """
         if self._closed:
             raise ClosedError("the connections have been closed")
@@ -38,8 +39,7 @@ class LinkPool:
             attempt = asyncio.create_task(self._open(address), name=f"pubsub: connect to {address}")
             attempt.add_done_callback(_seen)
             self._attempts[address] = attempt
-        # shielded: one caller who gives up must not take the attempt from the others
-        return await asyncio.shield(attempt)
+        return await share(attempt)
 
     async def _open(self, address: Address) -> Link:
         try:
@@ -68,6 +68,18 @@ class LinkPool:
         for link in links:
             link.close()
         await asyncio.gather(*(link.closed() for link in links))
+
+
+async def share(attempt: asyncio.Task[Link]) -> Link:
+    """Wait for an attempt for which others wait as well: one who gives up must not take it from them.
+
+    Raises:
+        ClosedError: the attempt was cancelled, as those are that are under way when their owner is closed.
+    """
+    await asyncio.wait([attempt])
+    if attempt.cancelled():
+        raise ClosedError("the connections have been closed")
+    return attempt.result()
 
 
 def _seen(attempt: asyncio.Task[Link]) -> None:

@@ -251,6 +251,21 @@ async def test_giving_up_while_connecting_leaves_no_connection(server: Server, s
     await wait_until(lambda: not server.connections)
 
 
+async def test_giving_up_in_the_moment_of_the_welcome_leaves_no_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    def give_up(link: Link, frame: m.Frame) -> None:
+        on_first(link, frame)
+        attempt.cancel()
+
+    on_first = Link._on_first
+    monkeypatch.setattr(Link, "_on_first", give_up)
+    attempt = asyncio.create_task(connect(address_of(server), GREETING, LIMITS))
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    await wait_until(lambda: not server.connections)
+
+
 async def test_a_delivery_is_taken_as_the_server_writes_it(link: Link, server: Server):
     (connection,) = server.connections
     streamed: list[m.Frame] = []

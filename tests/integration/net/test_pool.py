@@ -76,8 +76,29 @@ async def test_closing_closes_the_links_and_ends_attempts(server: Server):
     await pool.close()
     assert not link.open
     (result,) = await asyncio.gather(attempt, return_exceptions=True)
-    assert isinstance(result, asyncio.CancelledError | ClosedError | ConnectionLostError)
+    assert isinstance(result, ClosedError | ConnectionLostError)
     with pytest.raises(ClosedError):
         await pool.get(address_of(server))
     await pool.close()
     await wait_until(lambda: not server.connections)
+
+
+async def test_whoever_waits_for_a_link_when_the_pool_closes_is_told_and_not_cancelled():
+    accepted = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await reader.read(-1)
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    address = Address("127.0.0.1", silent.sockets[0].getsockname()[1])
+    pool = LinkPool(GREETING, LIMITS, 60.0)
+    waiting, cancelled = (asyncio.create_task(pool.get(address), name="get") for _ in range(2))
+    await accepted.wait()
+    cancelled.cancel()
+    await pool.close()
+    results = await asyncio.gather(waiting, cancelled, return_exceptions=True)
+    assert [type(result) for result in results] == [ClosedError, asyncio.CancelledError]
+    silent.close()
+    await silent.wait_closed()
