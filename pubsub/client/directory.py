@@ -17,6 +17,7 @@ from pubsub.errors import (
 from pubsub.model import Address
 from pubsub.net.backoff import Backoff
 from pubsub.net.link import Link, connect
+from pubsub.net.pool import share
 from pubsub.protocol import messages as m
 
 log = logging.getLogger("pubsub.client")
@@ -25,8 +26,12 @@ ATTEMPT_SECONDS = 5.0
 """How long one index may take to answer before another is asked."""
 
 
+LEAST_SECONDS = 0.1
+"""However little time is left, an attempt has so much."""
+
+
 class Directory:
-    """Asks an index. Safe to be used by many callers at once; they share one link."""
+    """Asks an index. Safe to be used by many callers at once; they share one link, and each attempt to open it."""
 
     def __init__(
         self, addresses: Sequence[Address], greeting: m.Hello, limits: Limits, settings: ClientSettings
@@ -36,7 +41,8 @@ class Directory:
         self._limits = limits
         self._settings = settings
         self._link: Link | None = None
-        self._opening = asyncio.Lock()
+        self._attempt: asyncio.Task[Link] | None = None
+        """Opens the link: whoever wants it meanwhile waits for this."""
         self._next = 0
         self._closed = False
 
@@ -46,27 +52,37 @@ class Directory:
         Raises:
             IndexUnavailableError: none answers; the message says what each attempt ran into.
             UnsupportedVersionError: one answers, but in another major version.
+            ClosedError: the directory has been closed, also while the link was being opened.
         """
-        async with self._opening:
-            if self._closed:
-                raise ClosedError("the client has been closed")
-            if self._link is not None and self._link.open:
+        if self._closed:
+            raise ClosedError("the client has been closed")
+        if self._link is not None and self._link.open:
+            return self._link
+        if self._attempt is None:
+            self._attempt = asyncio.create_task(self._open(), name="pubsub: connect to an index")
+            self._attempt.add_done_callback(self._attempted)
+        return await share(self._attempt)
+
+    async def _open(self) -> Link:
+        failures: list[str] = []
+        first = self._next
+        for step in range(len(self.addresses)):
+            turn = (first + step) % len(self.addresses)
+            try:
+                self._link = await connect(
+                    self.addresses[turn], self._greeting, self._limits, self._settings.connect_seconds
+                )
+            except ConnectionLostError as error:
+                failures.append(error.message)
+            else:
+                self._next = turn
                 return self._link
-            failures: list[str] = []
-            for step in range(len(self.addresses)):
-                turn = (self._next + step) % len(self.addresses)
-                try:
-                    self._link = await connect(
-                        self.addresses[turn], self._greeting, self._limits, self._settings.connect_seconds
-                    )
-                except ConnectionLostError as error:
-                    failures.append(error.message)
-                else:
-                    self._next = turn
-                    return self._link
-            raise IndexUnavailableError(
-                f"no index answers ({'; '.join(failures)}); start one with: pubsub index serve"
-            )
+        raise _unavailable("; ".join(failures))
+
+    def _attempted(self, attempt: asyncio.Task[Link]) -> None:
+        self._attempt = None
+        if not attempt.cancelled():
+            attempt.exception()  # seen: whoever waited may have given up
 
     def distrust(self, link: Link) -> None:
         """Leave an index that does not answer, for the next one."""
@@ -92,11 +108,11 @@ class Directory:
         """The last error that an index gave: it says more than that the last attempt, cut short, got no answer."""
         while True:
             try:
-                return await self._ask(make, deadline - loop.time())
+                return await self._ask(make, deadline)
             except PubsubError as error:
                 pause = backoff.next_seconds()
                 if not error.retriable or self._closed or loop.time() + pause >= deadline:
-                    if answer is not None and isinstance(error.__cause__, TimeoutExpiredError):
+                    if answer is not None and isinstance(error.__cause__, TimeoutError):
                         raise answer from error
                     raise
                 log.debug("asking an index again: %s", error)
@@ -104,18 +120,31 @@ class Directory:
                     answer = error
             await asyncio.sleep(pause)
 
-    async def _ask(self, make: Callable[[int], m.Request], left_seconds: float) -> list[m.Frame]:
-        link = await self.link()
+    async def _ask(self, make: Callable[[int], m.Request], deadline: float) -> list[m.Frame]:
+        loop = asyncio.get_running_loop()
         try:
-            return await link.request_all(make(link.next_id()), min(ATTEMPT_SECONDS, max(left_seconds, 0.1)))
+            async with asyncio.timeout_at(max(deadline, loop.time() + LEAST_SECONDS)):
+                link = await self.link()
+        except TimeoutError as error:
+            raise _unavailable(f"not in time: {', '.join(map(str, self.addresses))}") from error
+        left_seconds = max(deadline - loop.time(), LEAST_SECONDS)
+        try:
+            return await link.request_all(make(link.next_id()), min(ATTEMPT_SECONDS, left_seconds))
         except TimeoutExpiredError as error:
             self.distrust(link)
             raise IndexUnavailableError(error.message) from error
 
     async def close(self) -> None:
-        """Close the link. Idempotent."""
+        """Close the link, or give up to open it. Idempotent."""
         self._closed = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
         link = self._link
         if link is not None:
             link.close()
             await link.closed()
+
+
+def _unavailable(why: str) -> IndexUnavailableError:
+    return IndexUnavailableError(f"no index answers ({why}); start one with: pubsub index serve")

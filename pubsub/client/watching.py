@@ -64,6 +64,8 @@ async def watch_changes(
                 link.watchers.pop(request, None)
                 link.forget_when_lost(news.set)
         except PubsubError as error:
+            if closed():
+                return
             if isinstance(error, TimeoutExpiredError) and link is not None:
                 directory.distrust(link)  # another index may answer
             elif not error.retriable:
