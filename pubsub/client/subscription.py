@@ -136,6 +136,8 @@ class Subscription(Stream):
         self._current_size = (0, 0)
         self._owed = [0, 0]
         """Messages and bytes taken by the application and not yet sent as credit."""
+        self._begun = False
+        """Whether the owner has answered the last request: credit that comes before the stream is dropped there."""
 
     @property
     def _skip_lost(self) -> bool:
@@ -146,7 +148,7 @@ class Subscription(Stream):
 
     def _request(self, link: Link, route: Route, number: int) -> m.Subscribe:
         # What the application has not taken yet counts against the window of the new connection too.
-        self._owed = [0, 0]
+        self._owed, self._begun = [0, 0], False
         return msgspec.structs.replace(
             self._wanted,
             id=link.next_id(),
@@ -169,6 +171,9 @@ class Subscription(Stream):
                 reply.position,
             )
         self.position = max(self.position or 0, reply.position)  # messages may have come before the reply
+        self._begun = True
+        if self._owed[0]:  # taken since the request
+            self._send_credit()
         return reply.topic_id
 
     def _ended(self, frame: m.Ended) -> None:
@@ -236,7 +241,11 @@ class Subscription(Stream):
             or self._owed[0] * 4 >= self._settings.window_messages
             or self._owed[1] * 4 >= self._settings.window_bytes
         )
-        if enough and self._link is not None:
+        if enough and self._begun:
+            self._send_credit()
+
+    def _send_credit(self) -> None:
+        if self._link is not None:
             self._link.send(encode_frame(m.Credit(self._number, *self._owed)))
             self._owed = [0, 0]
 
