@@ -3,7 +3,7 @@
 The owner's connection notes, in temporary triggers, which rows of a replicated topic a transaction changes; they are
 read at its end, still in it, and shipped with what the same transaction appended. A copy keeps them in `copied_state`,
 in the transaction that stores those messages: so what belongs together is never torn apart. Only a copy that becomes
-the owner makes rows of the real tables of them. What is shipped is what rows are, not what was done: twice is as good
+the owner makes rows of the real tables of them; one that was it gives the cursors back. What is shipped is what rows are, not what was done: twice is as good
 as once.
 """
 
@@ -138,6 +138,29 @@ _NEWER = {
     "producers": "next_sequence <= excluded.next_sequence",
 }
 """Of these a peer may have rows of its own, or newer ones, from its log; of the others it has none that count."""
+
+
+def give_back(cursor: sqlite3.Cursor, topic_id: int, peer: str) -> set[str]:
+    """Make what a copy keeps of the cursors that `peer` kept as the owner of a topic: it owns it no more.
+
+    The next owner's word replaces them, so one that is deleted there does not come back with the topic. What the peer
+    keeps for itself stays, and was noted as NAME@PEER; returns those names.
+    """
+    kind = KINDS["cursors"]
+    rows = cursor.execute(
+        f"SELECT {', '.join(kind.key + kind.cells)} FROM cursors WHERE topic_id = ?", (topic_id,)
+    ).fetchall()
+    names = {name for name, *_ in rows}
+    own = {name for name in names if f"{name}@{peer}" in names}
+    given = [(name, cells) for name, *cells in rows if name not in own]
+    cursor.executemany(
+        "INSERT OR REPLACE INTO copied_state VALUES (?, 'cursors', ?, ?)",
+        [(topic_id, _encode_key([name]).decode(), _encode(tuple(cells))) for name, cells in given],
+    )
+    cursor.executemany(
+        "DELETE FROM cursors WHERE topic_id = ? AND name = ?", [(topic_id, name) for name, _ in given]
+    )
+    return own
 
 
 def take_over(cursor: sqlite3.Cursor, topic_id: int) -> None:

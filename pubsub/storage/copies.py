@@ -75,22 +75,27 @@ class Copies:
         """
         owns = copy.role == OWNER
 
-        def change(cursor: sqlite3.Cursor) -> tuple[int, tuple[EpochStart, ...]]:
+        def change(cursor: sqlite3.Cursor) -> tuple[int, tuple[EpochStart, ...], set[str] | None]:
             roles = (copy.role, copy.owner, copy.epoch, topic.id)
             if cursor.execute(_TAKE, (*_members(copy), *roles)).rowcount != 1:
                 raise NotOwnerError(f"topic {topic.name} is in another epoch by now")
             (end,) = cursor.execute("SELECT next_offset FROM topics WHERE id = ?", (topic.id,)).fetchone()
             epochs = _log_epochs(cursor, topic)
+            own: set[str] | None = None
             if owns:
                 if topic.role != OWNER:
                     beside.take_over(cursor, topic.id)
                 epochs = opened(epochs, copy.epoch, end, lossy=copy.lossy, owner=copy.owner)
+            elif topic.role == OWNER:
+                own = beside.give_back(cursor, topic.id, self._store.name)
             store_epochs(cursor, topic.id, epochs)
-            return end, epochs
+            return end, epochs, own
 
-        def committed(result: tuple[int, tuple[EpochStart, ...]]) -> None:
+        def committed(result: tuple[int, tuple[EpochStart, ...], set[str] | None]) -> None:
             topic.role, topic.owner, topic.epoch = copy.role, copy.owner, copy.epoch
-            topic.next_offset, topic.epochs = result
+            topic.next_offset, topic.epochs, own = result
+            if own is not None:
+                self._store.cursors.keep(topic.id, own)
             topic.taken_up_at = topic.next_offset if owns else 0
             topic.proposal = None
             _take_members(topic, copy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 from sqlalchemy import Connection
@@ -225,6 +225,11 @@ class CursorTable:
     def forget(self, topic_id: int) -> None:
         """The topic has been deleted, and its rows with it."""
         self._topics.pop(topic_id, None)
+
+    def keep(self, topic_id: int, names: Collection[str]) -> None:
+        """The topic has another owner, which has all others."""
+        kept = [cursor for name, cursor in self._topics.pop(topic_id, {}).items() if name in names]
+        self.load(kept)
 
     def _drop(self, cursor: Cursor) -> None:
         cursors = self._topics.get(cursor.topic_id, {})

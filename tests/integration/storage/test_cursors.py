@@ -18,6 +18,7 @@ from pubsub.errors import (
     SubscriptionNotFoundError,
     SubscriptionTakenError,
 )
+from pubsub.protocol.messages import CopyState
 from pubsub.storage import beside
 from pubsub.storage import cursors as cursors_module
 from pubsub.storage.cursors import Cursor, CursorTable, load_cursors
@@ -265,3 +266,33 @@ async def test_a_cursor_that_was_reset_elsewhere_is_taken_over_though_it_lies_be
     await store.step(take_over, 0)
     (kept,) = await store.look(load_cursors, 1)
     assert (kept.position, kept.generation) == (300, ours.generation + 1)
+
+
+@pytest.mark.parametrize("synced", [True, False])
+async def test_what_an_owner_kept_is_its_copys_once_another_peer_owns_the_topic(
+    store: Store, synced: bool
+) -> None:
+    def role(name: str, owner: str, epoch: int) -> CopyState:
+        both = ["alice", "bob"]
+        return CopyState(
+            id=1, topic="t", role=name, owner=owner, epoch=epoch, replicas=both, in_sync=both, version=1
+        )
+
+    topic = await store.create(role("owner", "alice", 1))
+    for name in ("deleted", "kept", "mine", "mine@alice"):
+        await store.cursors.take(1, "t", name, 7)
+    await store.copies.take_role(topic, role("replica", "bob", 2))
+    assert {name for _, name, *_ in rows_in_file(store)} == {"mine"}
+    assert [cursor.name for cursor in store.cursors.all()] == ["mine"]
+    if synced:
+        (kept,) = [row for row in kept_of(store) if row[1] == '["kept"]']
+        await store.step(lambda cursor: beside.store(cursor, 1, [kept], reset=True), 0)
+    await store.copies.take_role(topic, role("owner", "alice", 3))
+    names = {name for _, name, *_ in rows_in_file(store)}
+    assert names == ({"mine", "kept"} if synced else {"mine", "mine@alice", "kept", "deleted"})
+
+
+def kept_of(store: Store) -> list[tuple[str, str, bytes | None]]:
+    """What a copy keeps of what its owner has besides messages."""
+    with closing(sqlite3.connect(f"file:{store.path}?mode=ro", uri=True)) as connection:
+        return connection.execute("SELECT kind, row_key, cells FROM copied_state").fetchall()
