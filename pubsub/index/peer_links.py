@@ -37,7 +37,8 @@ class PeerLinks:
             raise PeerUnavailableError(f"peer {peer} cannot be reached: {error}", peer=peer) from error
         welcome = link.welcome
         if welcome is None or welcome.role != "peer" or welcome.name != peer:
-            link.close()
+            if link not in self._used_at:  # it may be in use, for the peer that answers
+                link.close()
             found = f"the {welcome.role} {welcome.name}".rstrip() if welcome is not None else "nobody"
             raise PeerUnavailableError(
                 f"peer {peer} cannot be reached: at {address} answers {found} instead", peer=peer

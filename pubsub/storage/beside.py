@@ -3,8 +3,8 @@
 The owner's connection notes, in temporary triggers, which rows of a replicated topic a transaction changes; they are
 read at its end, still in it, and shipped with what the same transaction appended. A copy keeps them in `copied_state`,
 in the transaction that stores those messages: so what belongs together is never torn apart. Only a copy that becomes
-the owner makes rows of the real tables of them; one that was it gives the cursors back. What is shipped is what rows are, not what was done: twice is as good
-as once.
+the owner makes rows of the real tables of them; one that was the owner gives the cursors back. What is shipped is what
+rows are, not what was done: twice is as good as once.
 """
 
 from __future__ import annotations
