@@ -17,7 +17,7 @@ from pubsub.errors import (
 from pubsub.model import Address
 from pubsub.net.backoff import Backoff
 from pubsub.net.link import Link, connect
-from pubsub.net.pool import share
+from pubsub.net.pool import seen, share
 from pubsub.protocol import messages as m
 
 log = logging.getLogger("pubsub.client")
@@ -81,8 +81,7 @@ class Directory:
 
     def _attempted(self, attempt: asyncio.Task[Link]) -> None:
         self._attempt = None
-        if not attempt.cancelled():
-            attempt.exception()  # seen: whoever waited may have given up
+        seen(attempt)
 
     def distrust(self, link: Link) -> None:
         """Leave an index that does not answer, for the next one."""

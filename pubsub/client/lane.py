@@ -161,6 +161,9 @@ class Lane:
     def _enqueue(self, batch: OutgoingBatch) -> None:
         self._queue.append(batch)
         self._idle.clear()
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -244,9 +247,7 @@ class Lane:
                 self._in_flight.remove(batch)  # the oldest, nearly always
                 self._telling.tell(batch, reply)
             if self._in_flight or self._queue:
-                if not self._flushing:
-                    self._flushing = True
-                    self._loop.call_soon(self._flush)
+                self._flush_soon()
             else:
                 self._idle.set()
             return
@@ -267,13 +268,17 @@ class Lane:
         if self._route is not route or not self._awaiting:
             return
         log.info("peer %s says nothing and does not own %s any more", route.owner, self.topic)
-        self._attempt += 1
-        self._awaiting = 0
+        self._expect_nothing()
         self._link = None
         self._trouble = ConnectionLostError(f"peer {route.owner} does not own {self.topic} any more")
         self._routes.forget(self.topic)
-        self._settled.set()
         self._start_recovery()
+
+    def _expect_nothing(self) -> None:
+        """Listen no more to what is said of what was sent."""
+        self._attempt += 1
+        self._awaiting = 0
+        self._settled.set()
 
     async def _recover(self) -> None:
         """Get to a link on which batches may be sent again, or fail those that cannot be."""
@@ -409,6 +414,7 @@ class Lane:
             late = [b for b in (*self._in_flight, *self._queue) if b in late or b.fate_unknown]
             self._new_producer()
             self._expect_nothing()
+            self._leave_silent_link()
         for batch in late:
             fate = "whether they were stored is unknown" if batch.fate_unknown else "they were not stored"
             batch.fail(
@@ -417,15 +423,11 @@ class Lane:
                 )
             )
         self._drop(late)
-        if self._queue and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        if self._queue:
+            self._flush_soon()
 
-    def _expect_nothing(self) -> None:
-        """Listen no more to what is said of what was sent. Where the other end says nothing at all, its link ends."""
-        self._attempt += 1
-        self._awaiting = 0
-        self._settled.set()
+    def _leave_silent_link(self) -> None:
+        """Where the other end says nothing to anybody, its link ends."""
         link = self._link
         if link is not None and self._loop.time() - link.heard_at >= self._settings.timeout_seconds:
             link.abort()  # others on it will come back at once on a new one

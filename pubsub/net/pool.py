@@ -37,7 +37,7 @@ class LinkPool:
         attempt = self._attempts.get(address)
         if attempt is None:
             attempt = asyncio.create_task(self._open(address), name=f"pubsub: connect to {address}")
-            attempt.add_done_callback(_seen)
+            attempt.add_done_callback(seen)
             self._attempts[address] = attempt
         return await share(attempt)
 
@@ -82,7 +82,7 @@ async def share(attempt: asyncio.Task[Link]) -> Link:
     return attempt.result()
 
 
-def _seen(attempt: asyncio.Task[Link]) -> None:
+def seen(attempt: asyncio.Task[Link]) -> None:
     """Whoever waited may have given up: a failed attempt is then nobody's news."""
     if not attempt.cancelled():
         attempt.exception()

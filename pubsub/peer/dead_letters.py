@@ -203,11 +203,7 @@ class DeadLetters:
         if is_dead_letter_topic(work.topic.name):
             raise InvalidRequestError(f"{work.topic.name} is a topic of dead letters: it has none of its own")
         work.check_sound()
-        await work.burying.finished()
-        if work.ended:
-            raise NotOwnerError(
-                f"topic {work.topic.name} is not served here any more; ask for its owner again"
-            )
+        await work.until_buried()
         ready, anew = work.group.spare(), 0
         work.pump_soon()
         while len(work.group.entries) + REDRIVEN_AT_ONCE <= MOST_ENTRIES:

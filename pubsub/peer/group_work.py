@@ -309,6 +309,14 @@ class GroupWork:
         """
         self.check_sound()
         self._paused = True
+        await self.until_buried()
+
+    async def until_buried(self) -> None:
+        """Wait for what is on its way to the dead letters.
+
+        Raises:
+            NotOwnerError: the group is not served here any more.
+        """
         await self.burying.finished()
         if self.ended:
             raise NotOwnerError(
