@@ -23,7 +23,6 @@ from benchmarks.scenarios.all import SCENARIOS
 from benchmarks.stage import Stage
 
 REPETITIONS = 3
-REPETITIONS_HELP = f"{REPETITIONS}; with --quick 1, and 1 of some when neither they nor --long are asked for"
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -47,7 +46,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="10,000,000 stored messages where it is 1,000,000 otherwise, and what takes long: hours",
     )
-    parser.add_argument("--repetitions", type=int, metavar="N", help=REPETITIONS_HELP)
+    parser.add_argument("--repetitions", type=int, metavar="N", help=f"{REPETITIONS}; with --quick 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON lines")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
     parser.add_argument(
@@ -88,7 +87,7 @@ async def measure(subject: Subject, scenario: Scenario, number: int, given: argp
 async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -> list[Line]:
     """One scenario: in each repetition all its subjects in turn."""
     repetitions: list[Repetition] = []
-    count = times(scenario, given)
+    count = times(given)
     for number in range(1, count + 1):
         for subject in scenario.subjects:
             if given.quick and not subject.quick:
@@ -98,12 +97,11 @@ async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -
     return summarize(scenario, repetitions)
 
 
-def times(scenario: Scenario, given: argparse.Namespace) -> int:
-    """How often a scenario is repeated."""
+def times(given: argparse.Namespace) -> int:
+    """How often each scenario is repeated."""
     if given.repetitions is not None:
         return int(given.repetitions)
-    by_default = not given.scenarios and not given.long
-    return 1 if given.quick or (by_default and scenario.once) else REPETITIONS
+    return 1 if given.quick else REPETITIONS
 
 
 def chosen(given: argparse.Namespace) -> list[str]:
@@ -122,9 +120,7 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
     names = given.scenarios or chosen(given)
     for name in names:
         scenario = SCENARIOS[name]
-        head = docs.Head(
-            machine=later(machine), repetitions=times(scenario, given), quick=given.quick, long=given.long
-        )
+        head = docs.Head(machine=later(machine), repetitions=times(given), quick=given.quick, long=given.long)
         lines = await run(scenario, given, console)
         report.show(console, scenario, lines)
         results.append((scenario, lines))
@@ -132,8 +128,7 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
             docs.keep(head, scenario, lines)
             docs.write_page(SCENARIOS.values())
     if given.json:
-        most = max(times(SCENARIOS[name], given) for name in names)
-        given.json.write_bytes(report.json_lines(machine, most, given.quick, results))
+        given.json.write_bytes(report.json_lines(machine, times(given), given.quick, results))
     if given.markdown:
         given.markdown.write_text(report.markdown(machine, results))
     return int(any(line.failed for _, lines in results for line in lines))

@@ -78,8 +78,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a quick run that names no scenarios includes it."""
     long: bool = False
     """Whether only a long run includes it, or one that names it."""
-    once: bool = False
-    """Whether a run that is not long and names no scenarios measures it once only, so that all takes minutes."""
     plots: Sequence[str] = ()
     """The metrics that are worth a picture, with all subjects side by side."""
 

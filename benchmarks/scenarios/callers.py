@@ -46,7 +46,6 @@ async def at_once(stage: Stage) -> Figures:
 
 scenario = Scenario(
     name="callers",
-    once=True,
     title="1,000 concurrent publish() callers to one live subscriber, 100 B",
     subjects=(
         *subjects(measure, (REDIS_ALWAYS, REDIS_EVERYSEC, NATS_DEFAULT), quick=False),

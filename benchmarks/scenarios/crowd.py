@@ -78,7 +78,6 @@ async def measure(system: System, stage: Stage) -> Figures:
 scenario = Scenario(
     name="crowd",
     quick=False,
-    once=True,
     title="1,000 subscriber connections in 2 processes, at rest and each receiving 100/s, 100 B",
     subjects=subjects(measure, (NATS_DEFAULT,), quick=False),
     targets=(

@@ -20,7 +20,6 @@ async def measure(system: System, stage: Stage) -> Figures:
 
 scenario = Scenario(
     name="fan-out",
-    once=True,
     title=f"publish_many to {SUBSCRIBERS} live subscribers, {SIZE_BYTES} B, first publish to last delivery to the last",
     subjects=subjects(measure, quick=False),
     ratios=(

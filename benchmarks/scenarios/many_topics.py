@@ -57,7 +57,6 @@ async def one_topic(stage: Stage) -> Figures:
 scenario = Scenario(
     name="topics",
     quick=False,
-    once=True,
     title="round robin to 1,000 topics, one subscriber of all of them, 100 B",
     subjects=(
         *subjects(measure, (REDIS_ALWAYS, REDIS_EVERYSEC, NATS_DEFAULT), quick=False),

@@ -95,7 +95,6 @@ _raw = sqlite_read(messages, SIZE_BYTES)
 
 scenario = Scenario(
     name="replay",
-    once=True,
     title="replay of 1,000,000 stored messages of 100 B by a new subscriber",
     subjects=(
         *subjects(measure, (REDIS_EVERYSEC, NATS_DEFAULT, RABBITMQ_STREAM), quick=False),

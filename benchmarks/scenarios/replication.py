@@ -103,7 +103,6 @@ AT_REST = "10,000 topics with 3 copies on 3 peers"
 cost = Scenario(
     name="replication",
     quick=False,
-    once=True,
     title='3 copies on one machine, acks="all", beside a single copy, 100 B',
     subjects=(
         subject(SINGLE, _throughput),
