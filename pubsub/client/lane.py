@@ -1,10 +1,7 @@
 """Publishing to one topic: batches in order, several in flight, each stored exactly once.
 
-Concurrent `publish()` calls join the batch at the end of the queue; it is sealed when it is sent. A batch
-takes its sequence number when it is sent, and keeps it, and its content, for as long as it may have been stored
-without our knowing. Another never gets that number: it would be taken for the first one. The owner takes a producer's
-batches only in order, so everything behind one that is known not to be stored is not stored either, and may be
-numbered anew. Answers may come in another order. That is what makes these rules right:
+Concurrent `publish()` calls join the batch at the end of the queue; it is sealed when it is sent. Which numbers a batch
+then has, and for how long, is `numbering`'s. That is what makes these rules right:
 
 - connection lost: send all of it again under the same numbers; what was stored is recognised (core/sequence);
 - rejected, retriable: wait, find the owner anew, go on with that batch. Most rejections say nothing of an earlier
@@ -18,10 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import deque
-from itertools import takewhile
 
+from pubsub.client.numbering import Numbering
 from pubsub.client.outgoing import UNCONDITIONAL, Columns, Conditions
 from pubsub.client.outgoing_batch import MESSAGE_BYTES, BatchWaiter, OutgoingBatch, Waiter
 from pubsub.client.owner_watch import OwnerWatch
@@ -71,11 +67,7 @@ class Lane:
         self._open: OutgoingBatch | None = None
         """The last of the queue, while single messages may still join it."""
         self._queued_bytes = 0
-        self._producer = _new_producer()
-        self._sequence = 0
-        """The next number."""
-        self._used_to = 0
-        """Numbers below this are taken: what had them was acknowledged, or was given up and may be stored."""
+        self._numbering = Numbering()
         self._route: Route | None = None
         self._link: Link | None = None
         """Set while batches may be sent."""
@@ -197,14 +189,12 @@ class Lane:
     def _send(self, link: Link, batch: OutgoingBatch) -> None:
         assert self._route is not None
         request = link.next_id()
-        keeps = batch.sequence >= 0 and batch.producer == self._producer
-        number = batch.sequence if keeps else self._sequence
         frame = m.Publish(
             request,
             self.topic,
             self._route.topic_id,
-            self._producer,
-            number,
+            self._numbering.producer,
+            self._numbering.first(batch),
             batch.keys,
             batch.headers,
             batch.payloads,
@@ -214,17 +204,15 @@ class Lane:
             batch.conditions.delay_us,
             self._acks,
         )
-        encoded = encode_frame(frame)  # first: a batch that cannot be sent must not take a sequence number
+        encoded = encode_frame(frame)  # first: a batch that cannot be sent must not take numbers
         most_bytes = self._limits.frame_bytes if link.welcome is None else link.welcome.frame_bytes
         if len(encoded) > most_bytes:
             raise InvalidRequestError(
                 f"a batch of {len(batch.payloads)} messages takes {len(encoded)} bytes in a frame; "
                 f"{link.address} takes at most {most_bytes}; nothing of it was stored"
             )
-        batch.producer, batch.sequence = self._producer, number
-        batch.rejection = None
-        batch.fate_unknown = True
-        self._sequence = max(self._sequence, batch.end)
+        self._numbering.take(batch)
+        batch.is_sent()
         self._in_flight.append(batch)
         self._awaiting += 1
         self._settled.clear()
@@ -241,7 +229,7 @@ class Lane:
             self._settled.set()
         if type(reply) is m.Published:
             batch.fate_unknown = False
-            self._use(batch)
+            self._numbering.use(batch)
             self._backoff.reset()
             if batch in self._in_flight:
                 self._in_flight.remove(batch)  # the oldest, nearly always
@@ -323,35 +311,21 @@ class Lane:
         first = batches[0].rejection
         if isinstance(first, SequenceError):
             # The owner does not know our numbers, a restored file say. It stored nothing of these.
-            self._new_producer()
+            self._numbering.begin()
         elif first is not None and not first.retriable and not isinstance(first, TopicNotFoundError):
             refused = batches.pop(0)
             if refused.fate_unknown:
-                self._use(refused)
+                self._numbering.use(refused)
             refused.fail(first)
             self._trouble = None
         if isinstance(first, TopicNotFoundError | NotOwnerError):
             self._routes.forget(self.topic)
             self._route = None
         self._open = None
-        self._number_anew(batches)
+        self._numbering.take_back(batches)
         for batch in reversed(batches):
             self._queue.appendleft(batch)
             self._queued_bytes += batch.size_bytes
-
-    def _number_anew(self, batches: list[OutgoingBatch]) -> None:
-        """Let the first of these, which may be stored, keep their numbers; the others are not, and get those behind."""
-        ours = [batch for batch in batches if batch.producer == self._producer]
-        kept = list(takewhile(lambda batch: batch.fate_unknown, ours))
-        for batch in batches:
-            if batch not in kept:
-                batch.is_not_stored()
-        self._sequence = max([self._used_to, *(batch.end for batch in kept)])
-
-    def _use(self, batch: OutgoingBatch) -> None:
-        """Nothing else may be sent under the numbers of a batch."""
-        if batch.producer == self._producer:
-            self._used_to = max(self._used_to, batch.end)
 
     async def _reconnect(self) -> bool:
         """Find the owner and connect. False: not yet, try again. What cannot succeed is failed."""
@@ -367,7 +341,7 @@ class Lane:
             return False
         if before is not None and before.topic_id != route.topic_id:
             # Deleted and created anew: what the old one had is gone, so nothing can be doubled in the new one.
-            self._new_producer()
+            self._numbering.begin()
         self._route, self._trouble = route, None
         if link is not self._link:
             self._link = link
@@ -378,10 +352,6 @@ class Lane:
         if self._link is link:
             self._link = None
             self._routes.forget(self.topic)
-
-    def _new_producer(self) -> None:
-        self._producer = _new_producer()
-        self._sequence = self._used_to = 0
 
     def _patience_seconds(self) -> float:
         """How long to ask for the owner: so that the reason is known before the oldest batch is given up."""
@@ -412,7 +382,7 @@ class Lane:
         seconds = f"{self._settings.timeout_seconds:g} s"
         if any(batch.fate_unknown for batch in late):
             late = [b for b in (*self._in_flight, *self._queue) if b in late or b.fate_unknown]
-            self._new_producer()
+            self._numbering.begin()
             self._expect_nothing()
             self._leave_silent_link()
         for batch in late:
@@ -446,7 +416,7 @@ class Lane:
     def _fail_all(self, error: PubsubError) -> None:
         batches = [*self._in_flight, *self._queue]
         if any(batch.fate_unknown for batch in batches):
-            self._new_producer()
+            self._numbering.begin()
         for batch in batches:
             batch.fail(error)
         self._drop(batches)
@@ -468,8 +438,3 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-
-
-def _new_producer() -> int:
-    """A producer id: random, so that nobody else has it; 53 bits, so that any language can hold it."""
-    return secrets.randbits(53) | 1

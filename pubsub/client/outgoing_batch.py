@@ -25,7 +25,7 @@ BatchWaiter = asyncio.Future[Sequence[int]]
 
 
 class OutgoingBatch:
-    """Messages on their way. See `Lane` for their numbers."""
+    """Messages on their way. See `Numbering` for their numbers."""
 
     __slots__ = (
         "bare",
@@ -108,6 +108,11 @@ class OutgoingBatch:
     def end(self) -> int:
         """The number behind those of its messages."""
         return self.sequence + len(self.payloads)
+
+    def is_sent(self) -> None:
+        """Once more, or for the first time: nobody knows yet what becomes of it."""
+        self.rejection = None
+        self.fate_unknown = True
 
     def is_refused(self, error: PubsubError) -> None:
         """Its last sending was answered with an error."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -41,6 +39,7 @@ from pubsub.storage.directory import (
     DirectoryLock,
     moved_aside,
 )
+from pubsub.storage.fault import Fault
 from pubsub.storage.groups import StoredGroup
 from pubsub.storage.opening import Contents, open_file
 from pubsub.storage.purging import Purging
@@ -52,8 +51,6 @@ from pubsub.storage.topic import OWNER, Topic
 from pubsub.storage.upkeep import Upkeep
 from pubsub.storage.work import Append, Appended, Change, Committed, Job, Received, Statement, Step, resolve
 from pubsub.storage.writer import Writer
-
-log = logging.getLogger("pubsub.storage")
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -84,8 +81,6 @@ class Store:
         self.upkeep = Upkeep(self)
         self.copies = Copies(self)
         """What changes a copy besides appending to it."""
-        self.fault: str | None = None
-        """Why the file cannot be written to at the moment, or None."""
         self.on_append: Callable[[Topic, Appended], None] = lambda topic, appended: None
         """Called after each commit with what it added to a topic, in order."""
         self.on_beside: Callable[[Committed], None] = lambda committed: None
@@ -98,10 +93,10 @@ class Store:
         self._lock = DirectoryLock(directory)
         self._engine: Engine
         self._writer: Writer
+        self._fault: Fault
         self._purging: Purging
         self._reader: Reader
         self._waiting_for_room: list[Callable[[], None]] = []
-        self._probe: asyncio.TimerHandle | None = None
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -137,6 +132,7 @@ class Store:
         engine = writer_engine(store.path)
         store._engine = engine
         store._writer = Writer(engine, store.path, store.settings, store._committed)
+        store._fault = Fault(directory, store.settings.probe_seconds, store._writer.submit)
         store._reader = Reader(store.path, store.settings)
         store._purging = Purging(store._writer, store.settings, store._purged)
         for topic in [t for t in store.by_id.values() if t.set_aside == _DROPPED]:
@@ -147,6 +143,11 @@ class Store:
     def path(self) -> Path:
         """The SQLite file."""
         return self.directory / DATABASE
+
+    @property
+    def fault(self) -> str | None:
+        """Why the file cannot be written to at the moment, or None."""
+        return self._fault.reason
 
     @property
     def files_aside(self) -> list[str]:
@@ -222,7 +223,7 @@ class Store:
             or outcome.steps
             or outcome.received
         ):
-            self._set_fault(outcome.fault)  # otherwise nothing was written that could show either
+            self._fault.note(outcome.fault)  # otherwise nothing was written that could show either
         try:
             if outcome.beside:
                 self.on_beside(outcome)  # before what the same transaction appended
@@ -256,31 +257,6 @@ class Store:
             waiting, self._waiting_for_room = self._waiting_for_room, []
             for callback in waiting:
                 callback()
-
-    def _set_fault(self, fault: str | None) -> None:
-        if fault is not None and self.fault is None:
-            log.error("%s is read-only: %s", self.directory, fault)
-        elif fault is None and self.fault is not None:
-            log.warning("%s can be written to again", self.directory)
-        self.fault = fault
-        if fault is not None and self._probe is None and not self._closed:
-            loop = asyncio.get_running_loop()
-            self._probe = loop.call_later(self.settings.probe_seconds, self._try_to_write)
-
-    def _try_to_write(self) -> None:
-        """See whether the disk takes anything again, so that an idle topic is not called read-only for ever."""
-        self._probe = None
-
-        def tried(_: Any, error: PubsubError | None) -> None:
-            if error is None or isinstance(error, ReadOnlyError):
-                self._set_fault(None if error is None else error.message)
-            else:
-                self._set_fault(self.fault)  # proves nothing: try again
-
-        now_us = time.time_ns() // 1000
-        self._writer.submit(
-            Job(lambda c: c.exec_driver_sql("UPDATE node SET written_at = ?", (now_us,)).close(), tried)
-        )
 
     # Reading
 
@@ -514,7 +490,7 @@ class Store:
 
         def answer(result: Any, error: PubsubError | None) -> None:
             if isinstance(error, ReadOnlyError):
-                self._set_fault(error.message)
+                self._fault.note(error.message)
             resolve(done, result, error)
 
         self._writer.submit(Job(change, answer))
@@ -532,8 +508,7 @@ class Store:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        if self._probe is not None:
-            self._probe.cancel()
+        self._fault.stop()
         await self._writer.stop()
         await asyncio.to_thread(self._reader.close)
         self._engine.dispose()

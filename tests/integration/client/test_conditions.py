@@ -21,12 +21,6 @@ async def stored(peer: pubsub.Peer, topic: str = "a.b") -> list[bytes | None]:
     return [message.payload for message in await peer.query(topic, limit=10**6)]
 
 
-@pytest.fixture
-async def client(peer: pubsub.Peer) -> AsyncIterator[pubsub.Client]:
-    async with pubsub.Client(peer.address) as client:
-        yield client
-
-
 # Only at an offset
 
 

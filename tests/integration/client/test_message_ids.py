@@ -31,12 +31,6 @@ def ids(*names: str, payload: str = "") -> list[NewMessage]:
 
 
 @pytest.fixture
-async def client(peer: pubsub.Peer) -> AsyncIterator[pubsub.Client]:
-    async with pubsub.Client(peer.address) as client:
-        yield client
-
-
-@pytest.fixture
 async def plain(peer: pubsub.Peer) -> AsyncIterator[PlainClient]:
     host, port = peer.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
