@@ -122,7 +122,7 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Waiting for a commit; beyond it the connections that publish are not read from."""
     checkpoint_bytes: int = 16 * MIB
     """Size of the write-ahead log from which it is copied into the file."""
-    read_messages: int = 2000
+    read_messages: int = 4000
     """Messages in one read from disk at most."""
     read_bytes: int = MIB
     """Payload from which a read from disk stops."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -29,21 +30,18 @@ from pubsub.storage import beside
 from pubsub.storage.epochs import add_epochs
 from pubsub.storage.marks import decode_mark
 from pubsub.storage.producers import Producers
-from pubsub.storage.rows import SIZE, batch_of, blocks, plan_inserts, stored_bytes
+from pubsub.storage.rows import SIZE, blocks, plan_inserts, stored_bytes
+from pubsub.storage.runs import Marks, read_run
 from pubsub.storage.work import Committed, Received
 
-Marks = list[tuple[int, str]]
-"""Position in a batch of columns, and the mark of the batch that begins there."""
+SHARING_A_TIME = 8
+"""Where so many messages have one time, in the mean, those of each are stored by a statement of their own."""
 
 _EXTEND = (
     "UPDATE topics SET next_offset = ?2, committed = max(committed, min(?3, ?2)), messages = messages + ?4, "
     "bytes = bytes + ?5 "
     "WHERE id = ?6 AND epoch = ?7 AND next_offset = ?1 AND role <> 'owner' AND promised <= ?7 "
     "AND set_aside IS NULL"
-)
-_READ = (
-    "SELECT offset, published_at, key, headers, payload, batch FROM messages "
-    "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
 )
 
 
@@ -132,15 +130,32 @@ def plan_copies(topic_id: int, batch: Batch, marks: Marks) -> Iterator[tuple[str
     mark_column: list[str | None] = [None] * (marks[-1][0] + 1 if marks else 0)
     for position, mark in marks:
         mark_column[position] = mark
-    if batch.offsets is None and isinstance(times, int):
+    if batch.offsets is not None:
+        yield from _plan_cells(topic_id, batch, mark_column)
+    elif isinstance(times, int):
         yield from plan_inserts(
             topic_id, batch.first_offset, times, batch.keys, batch.headers, batch.payloads, mark_column
         )
-        return
-    offsets = batch.offsets or range(batch.first_offset, batch.first_offset + messages)
+    elif len(instants := set(times)) * SHARING_A_TIME > messages:
+        yield from _plan_cells(topic_id, batch, mark_column)
+    else:
+        start = 0
+        for time_us in sorted(instants):
+            stop = bisect_right(times, time_us, start)
+            part = slice_batch(batch, start, stop)
+            columns = (part.keys, part.headers, part.payloads, mark_column[start:stop])
+            yield from plan_inserts(topic_id, part.first_offset, time_us, *columns)
+            start = stop
+
+
+def _plan_cells(
+    topic_id: int, batch: Batch, mark_column: list[str | None]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Any rows: with all that each has. Takes SQLite's driver more than twice as long."""
+    messages, times = len(batch.payloads), batch.published_us
     nothing = [None] * messages
     columns = (
-        offsets,
+        batch.offsets or range(batch.first_offset, batch.first_offset + messages),
         [times] * messages if isinstance(times, int) else times,
         batch.keys or nothing,
         batch.headers or nothing,
@@ -153,28 +168,6 @@ def plan_copies(topic_id: int, batch: Batch, marks: Marks) -> Iterator[tuple[str
 
 
 # Reading for a copy
-
-
-def read_log(
-    connection: Connection, topic_id: int, start: int, stop: int, limit: int, max_bytes: int
-) -> tuple[Batch, Marks] | None:
-    """The messages from offset `start` on, below `stop`, with the marks of their batches; None where there is none.
-
-    At most `limit` of them, together at most `max_bytes`, but one at least.
-    """
-    rows: list[tuple[Any, ...]] = []
-    size = 0
-    result = connection.exec_driver_sql(_READ, (topic_id, start, stop, limit))
-    for row in cast(sqlite3.Cursor, result.cursor):
-        size += len(row[4] or b"") + len(row[3] or "") + len(row[2] or "")
-        if size > max_bytes and rows:
-            break
-        rows.append(row)
-    result.close()
-    if not rows:
-        return None
-    marks = [(position, row[5]) for position, row in enumerate(rows) if row[5] is not None]
-    return batch_of([row[:5] for row in rows]), marks
 
 
 def slice_marks(marks: Marks, start: int, stop: int) -> Marks:
@@ -201,7 +194,7 @@ def read_encoded(
     Raises:
         DamagedFileError: a batch does not fit its mark.
     """
-    found = read_log(connection, topic_id, start, stop, limit, max_bytes)
+    found = read_run(connection, topic_id, start, stop, limit, max_bytes)
     if found is None:
         return None
     batch, marks = found

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, cast
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -16,7 +16,7 @@ from pubsub.config import StorageSettings
 from pubsub.errors import ClosedError, DamagedFileError, StorageError
 from pubsub.protocol.messages import Batch
 from pubsub.storage.database import reader_engine
-from pubsub.storage.rows import SELECT_ROWS, batch_of
+from pubsub.storage.runs import read_run
 from pubsub.storage.scrub import is_damage
 
 T = TypeVar("T")
@@ -74,17 +74,9 @@ class Reader:
             raise StorageError(f"cannot read {self._path}: {reason}") from error
 
     def _read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:
-        rows: list[tuple[int, int, str | None, str | None, bytes | None]] = []
-        size = 0
         with self._engine.connect() as connection:
-            result = connection.exec_driver_sql(SELECT_ROWS, (topic_id, start, stop, limit))
-            for row in cast(sqlite3.Cursor, result.cursor):
-                size += len(row[4] or b"") + len(row[3] or "") + len(row[2] or "")
-                if size > max_bytes and rows:
-                    break
-                rows.append(row)
-            result.close()
-        return batch_of(rows) if rows else None
+            found = read_run(connection, topic_id, start, stop, limit, max_bytes)
+            return None if found is None else found[0]
 
     def _offset_at(self, topic_id: int, at_us: int, first: int, next_offset: int) -> int:
         """Binary search: times never fall from one message of a topic to the next."""

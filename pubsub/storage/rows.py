@@ -21,12 +21,6 @@ BLOCK_ROWS = 256
 COPIED_BYTES = 1024
 """A payload up to this size is copied sooner than its type is adapted by the driver."""
 
-SELECT_ROWS = (
-    "SELECT offset, published_at, key, headers, payload FROM messages "
-    "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?"
-)
-
-
 SIZE = " + ".join(
     f"coalesce(length({cell}), 0)" for cell in ("payload", "CAST(key AS BLOB)", "CAST(headers AS BLOB)")
 )
@@ -140,7 +134,7 @@ def stored_bytes(
 
 
 def batch_of(rows: list[tuple[int, int, str | None, str | None, bytes | None]]) -> Batch:
-    """Turn rows of `SELECT_ROWS`, at least one, into a batch; what all rows share is written once."""
+    """Turn rows, at least one, of these columns into a batch; what all rows share is written once."""
     offsets, times, keys, headers, payloads = map(list, zip(*rows, strict=True))
     messages = len(rows)
     return Batch(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pubsub.protocol.messages import Batch
-from pubsub.storage.rows import BLOCK_ROWS, SELECT_ROWS, batch_of, blocks, plan_inserts
+from pubsub.storage.rows import BLOCK_ROWS, batch_of, blocks, plan_inserts
 
 CREATE = (
     "CREATE TABLE messages (topic_id INTEGER NOT NULL, offset INTEGER NOT NULL, published_at INTEGER NOT NULL, "
@@ -41,7 +41,8 @@ def written_and_read(
         connection.execute(CREATE)
         for statement, values in plan_inserts(topic_id, first_offset, published_us, *cells, [None]):
             connection.execute(statement, values)
-        return batch_of(connection.execute(SELECT_ROWS, (topic_id, 0, 2**63 - 1, -1)).fetchall())
+        query = "SELECT offset, published_at, key, headers, payload FROM messages WHERE topic_id = ?"
+        return batch_of(connection.execute(query, (topic_id,)).fetchall())
     finally:
         connection.close()
 
