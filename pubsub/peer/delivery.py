@@ -30,7 +30,7 @@ READS_AT_ONCE = 2
 """Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
 FAR_BEHIND = 100_000
 """Who has so many messages yet to come replays: others who publish meanwhile come first. Nearer to the end, ..."""
-REST, MOST_REST_SECONDS = 2.5, 0.05
+REST, MOST_REST_SECONDS = 4, 0.05
 """... there is no rest after a read from disk; before, it is so many times as long as the read took."""
 
 

@@ -65,7 +65,7 @@ LEAST_CAP, MOST_CAP = 256, 0xFFFF
 
 
 def _heads(kind: bytes) -> bytes:
-    """How MessagePack begins a cell of 0, 1, 2, ... bytes, three bytes each: SQL cannot make bytes, but cut them out."""
+    """How MessagePack begins cells of 0, 1, 2, ... bytes, three bytes each: SQL cannot make bytes, but cut them out."""
     return b"".join(kind + size.to_bytes(2, "big") for size in range(MOST_CAP + 1))
 
 
@@ -100,21 +100,22 @@ def _read_packed(
         return None
     offset, first_us, keyed, headed, size_bytes = first
     cap = max(LEAST_CAP, 2 * size_bytes)
-    limit = min(limit, max_bytes // cap, MOST)
+    limit = min(limit, max_bytes // (cap * (1 + keyed + headed)), MOST)
     if limit < FEWEST or cap > MOST_CAP:
         return None
     heads = [_BINARY_HEADS, _TEXT_HEADS] if keyed or headed else [_BINARY_HEADS]
-    parameters = (topic_id, offset, stop, limit, cap, *(some[: 3 * cap + 3] for some in heads))
+    parameters = (topic_id, offset, min(stop, offset + limit), cap, *(some[: 3 * cap + 3] for some in heads))
     row = connection.exec_driver_sql(_packed(bool(keyed), bool(headed)), parameters).one()
-    last, messages, unfit, sum_us, begins, *columns = row
-    if unfit or last - offset + 1 != messages:
+    last, sum_us, begins, *columns = row
+    if last is None:  # retention came in between
         return None
+    messages = last - offset + 1
     array = _ARRAY + messages.to_bytes(4, "big")
     try:
         begun = _begins.decode(b"[%b]" % (begins or b""))
         payloads = _payloads.decode(array + columns.pop())
         texts = [_texts.decode(array + column) for column in columns]
-    except (msgspec.DecodeError, UnicodeDecodeError):  # whatever that is, reading the rows says it
+    except (msgspec.DecodeError, UnicodeDecodeError):  # some are missing, or damaged: the rows are to say it
         return None
     times = _times(begun, offset, messages, first_us)
     if sum(times) != sum_us:
@@ -145,25 +146,26 @@ def _times(begun: list[tuple[int, int, str]], offset: int, messages: int, first_
 
 @cache
 def _packed(keyed: bool, headed: bool) -> str:
-    """What packs a chunk. Parameters: topic id, start, stop, limit, the largest message, heads of payloads, of texts.
+    """What packs a chunk. Parameters: topic id, start, stop, the largest cell, heads of payloads, of texts.
 
-    How many messages do not fit: they have a cell for which there is no column, or are too large.
+    A message that is larger, or has a cell for which there is no column, is missing among the payloads.
     """
-    names = ["key"] * keyed + ["headers"] * headed + ["payload"]
-    size = " + ".join(f"coalesce({_LENGTHS[name]}, 0)" for name in names)
-    others = [f"{name} IS NOT NULL" for name in _LENGTHS if name not in names]
+    names = ["key"] * keyed + ["headers"] * headed
+    others = [f"{name} IS NULL" for name in ("key", "headers") if name not in names]
+    payload = f"CASE WHEN {' AND '.join(others)} THEN {_cell('payload')} END" if others else _cell("payload")
     begin = """'[' || offset || ',' || published_at || ',"' || batch || '"]'"""
+    columns = [f"CAST(group_concat({cell}, '') AS BLOB)" for cell in (*map(_cell, names), payload)]
     return (
-        f"SELECT max(offset), count(*), sum({' OR '.join([*others, f'{size} > ?5'])}), sum(published_at), "
-        f"CAST(group_concat(CASE WHEN batch IS NOT NULL THEN {begin} END) AS BLOB), "
-        f"{', '.join(map(_column, names))} "
-        "FROM (SELECT offset, published_at, key, headers, payload, batch FROM messages "
-        "WHERE topic_id = ?1 AND offset >= ?2 AND offset < ?3 ORDER BY offset LIMIT ?4)"
+        "SELECT max(offset), sum(published_at), "
+        f"CAST(group_concat(CASE WHEN batch IS NOT NULL THEN {begin} END) AS BLOB), {', '.join(columns)} "
+        "FROM messages WHERE topic_id = ?1 AND offset >= ?2 AND offset < ?3"
     )
 
 
-def _column(name: str) -> str:
-    """All cells of a column, one behind the other, as MessagePack has them; nil for those that are too large."""
-    length, heads = _LENGTHS[name], "?6" if name == "payload" else "?7"
-    cell = f"CASE WHEN {length} <= ?5 THEN substr({heads}, 3 * {length} + 1, 3) || {name} END"
-    return f"CAST(group_concat(coalesce({cell}, x'c0'), '') AS BLOB)"
+def _cell(name: str) -> str:
+    """A cell as MessagePack has it."""
+    length, heads = _LENGTHS[name], "?5" if name == "payload" else "?6"
+    return (
+        f"CASE WHEN {length} <= ?4 THEN substr({heads}, 3 * {length} + 1, 3) || {name} "
+        f"WHEN {name} IS NULL THEN x'c0' END"
+    )
