@@ -67,19 +67,20 @@ class GroupVerbs(PeersVerbs):
         if (found and found[-1].offset >= reply.position) or len(found) == limit:
             return found
         # These are only those that come first, being given out again. What is new comes after them.
-        new = await self._ask_owner(
+        position = reply.position
+        while len(found) < limit and position < reply.next_offset:
+            new = await self._page(topic, reply.topic_id, position, limit - len(found))
+            found += messages_of(topic, new.batch) if new.batch is not None else []
+            position = new.position
+        return found
+
+    async def _page(self, topic: str, topic_id: int, start: int, limit: int) -> m.QueryResult:
+        return await self._ask_owner(
             topic,
-            lambda request, _: m.Query(
-                id=request,
-                topic=topic,
-                topic_id=reply.topic_id,
-                start=reply.position,
-                limit=limit - len(found),
-            ),
+            lambda request, _: m.Query(id=request, topic=topic, topic_id=topic_id, start=start, limit=limit),
             m.QueryResult,
             same_topic=True,
         )
-        return found + (messages_of(topic, new.batch) if new.batch is not None else [])
 
     async def reset_group(self, topic: str, group: str, to: Start) -> str:
         """Have the group begin anew: at "earliest", "latest", an offset, or a time. Returns a note for people.

@@ -194,7 +194,7 @@ class Lane:
             self.topic,
             self._route.topic_id,
             self._numbering.producer,
-            self._numbering.first(batch),
+            self._numbering.number_for(batch),
             batch.keys,
             batch.headers,
             batch.payloads,
@@ -211,7 +211,7 @@ class Lane:
                 f"a batch of {len(batch.payloads)} messages takes {len(encoded)} bytes in a frame; "
                 f"{link.address} takes at most {most_bytes}; nothing of it was stored"
             )
-        self._numbering.take(batch)
+        self._numbering.assign(batch)
         batch.is_sent()
         self._in_flight.append(batch)
         self._awaiting += 1
@@ -229,7 +229,7 @@ class Lane:
             self._settled.set()
         if type(reply) is m.Published:
             batch.fate_unknown = False
-            self._numbering.use(batch)
+            self._numbering.retire(batch)
             self._backoff.reset()
             if batch in self._in_flight:
                 self._in_flight.remove(batch)  # the oldest, nearly always
@@ -315,14 +315,14 @@ class Lane:
         elif first is not None and not first.retriable and not isinstance(first, TopicNotFoundError):
             refused = batches.pop(0)
             if refused.fate_unknown:
-                self._numbering.use(refused)
+                self._numbering.retire(refused)
             refused.fail(first)
             self._trouble = None
         if isinstance(first, TopicNotFoundError | NotOwnerError):
             self._routes.forget(self.topic)
             self._route = None
         self._open = None
-        self._numbering.take_back(batches)
+        self._numbering.renumber(batches)
         for batch in reversed(batches):
             self._queue.appendleft(batch)
             self._queued_bytes += batch.size_bytes

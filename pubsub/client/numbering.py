@@ -29,23 +29,25 @@ class Numbering:
         self._used_to = 0
         """Numbers below this are taken: what had them was acknowledged, or was given up and may be stored."""
 
-    def first(self, batch: OutgoingBatch) -> int:
+    def number_for(self, batch: OutgoingBatch) -> int:
         """The number under which a batch is to be sent: the one that it has, or the next."""
         return batch.sequence if self._has(batch) else self._next
 
-    def take(self, batch: OutgoingBatch) -> None:
-        """A batch is sent under the number that `first` has named."""
-        batch.producer, batch.sequence = self.producer, self.first(batch)
+    def assign(self, batch: OutgoingBatch) -> None:
+        """A batch is sent under the number that `number_for` has named."""
+        batch.producer, batch.sequence = self.producer, self.number_for(batch)
         self._next = max(self._next, batch.end)
 
-    def use(self, batch: OutgoingBatch) -> None:
+    def retire(self, batch: OutgoingBatch) -> None:
         """Nothing else may ever be sent under the numbers of a batch."""
         if self._has(batch):
             self._used_to = max(self._used_to, batch.end)
 
-    def take_back(self, batches: Sequence[OutgoingBatch]) -> None:
-        """All that is under way is to be sent again, in this order: the first of them, which may be stored, keep their
-        numbers; the others are not, and will take those behind."""
+    def renumber(self, batches: Sequence[OutgoingBatch]) -> None:
+        """All that is under way is to be sent again, in this order.
+
+        The first of them, which may be stored, keep their numbers; the others are not, and will take those behind.
+        """
         kept = list(takewhile(lambda batch: batch.fate_unknown, filter(self._has, batches)))
         for batch in batches:
             if batch not in kept:

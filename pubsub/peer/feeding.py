@@ -18,8 +18,8 @@ from pubsub.peer.tail import Piece
 from pubsub.protocol.batch import batch_bytes, slice_batch
 from pubsub.protocol.codec import encode_copy, encode_frame, replicate_head
 from pubsub.protocol.messages import Batch, Beside
-from pubsub.storage.copying import read_encoded, slice_marks
-from pubsub.storage.runs import Marks
+from pubsub.storage.copying import read_encoded
+from pubsub.storage.marks import Marks, slice_marks
 from pubsub.storage.store import Store
 
 log = logging.getLogger("pubsub.peer")

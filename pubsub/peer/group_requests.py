@@ -27,10 +27,12 @@ from pubsub.peer.group_work import GroupWork
 from pubsub.peer.positions import find_position
 from pubsub.peer.tail import cut
 from pubsub.protocol import messages as m
+from pubsub.protocol.batch import batch_bytes, next_position
 from pubsub.storage.groups import read_offsets
 
 if TYPE_CHECKING:
     from pubsub.peer.node import Node
+    from pubsub.storage.topic import Topic
 
 MEMBER_NAME_MAX_LENGTH = 200
 MOST_PEEKED = 1000
@@ -125,7 +127,7 @@ class GroupRequests:
         if offsets:
             batch, _ = await store.look(read_offsets, topic.id, offsets, self._node.limits.batch_bytes)
         if len(offsets) < frame.limit:
-            batch = joined(batch, await store.read(topic, cursor, frame.limit - len(offsets)))
+            batch = joined(batch, await self._new(topic, cursor, frame.limit - len(offsets)))
         if batch is not None:
             batch = next(cut(batch, frame.limit, self._node.limits.batch_bytes))
             there = offsets_of(batch)
@@ -133,6 +135,17 @@ class GroupRequests:
         return m.QueryResult(
             id=frame.id, topic_id=topic.id, batch=batch, position=cursor, next_offset=topic.committed
         )
+
+    async def _new(self, topic: Topic, position: int, limit: int) -> m.Batch | None:
+        """So many messages from a position on, or as many as one frame takes; a read may bring fewer."""
+        batch: m.Batch | None = None
+        while limit and (batch is None or batch_bytes(batch) < self._node.limits.batch_bytes):
+            more = await self._node.store.read(topic, position, limit)
+            if more is None:
+                break
+            batch, position = joined(batch, more), next_position(more)
+            limit -= len(more.payloads)
+        return batch
 
     # Changing
 

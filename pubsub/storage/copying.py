@@ -27,11 +27,11 @@ from pubsub.protocol.batch import batch_bytes, next_position, slice_batch
 from pubsub.protocol.codec import encode_copy
 from pubsub.protocol.messages import Batch
 from pubsub.storage import beside
+from pubsub.storage.chunks import read_chunk
 from pubsub.storage.epochs import add_epochs
-from pubsub.storage.marks import decode_mark
+from pubsub.storage.marks import Marks, decode_mark, slice_marks
 from pubsub.storage.producers import Producers
 from pubsub.storage.rows import SIZE, blocks, plan_inserts, stored_bytes
-from pubsub.storage.runs import Marks, read_run
 from pubsub.storage.work import Committed, Received
 
 SHARING_A_TIME = 8
@@ -136,11 +136,11 @@ def plan_copies(topic_id: int, batch: Batch, marks: Marks) -> Iterator[tuple[str
         yield from plan_inserts(
             topic_id, batch.first_offset, times, batch.keys, batch.headers, batch.payloads, mark_column
         )
-    elif len(instants := set(times)) * SHARING_A_TIME > messages:
+    elif len(set(times)) * SHARING_A_TIME > messages or times != sorted(times):
         yield from _plan_cells(topic_id, batch, mark_column)
     else:
         start = 0
-        for time_us in sorted(instants):
+        for time_us in sorted(set(times)):
             stop = bisect_right(times, time_us, start)
             part = slice_batch(batch, start, stop)
             columns = (part.keys, part.headers, part.payloads, mark_column[start:stop])
@@ -170,11 +170,6 @@ def _plan_cells(
 # Reading for a copy
 
 
-def slice_marks(marks: Marks, start: int, stop: int) -> Marks:
-    """The marks of the positions `start` to `stop` of a batch, as those of a batch of its own."""
-    return [(position - start, mark) for position, mark in marks if start <= position < stop]
-
-
 def whole_batches(batch: Batch, marks: Marks) -> Iterator[tuple[str, Batch]]:
     """Each batch of which all messages are in these columns, with its mark."""
     if not marks:
@@ -186,6 +181,15 @@ def whole_batches(batch: Batch, marks: Marks) -> Iterator[tuple[str, Batch]]:
             yield text, slice_batch(batch, position, end)
 
 
+def without_torn(batch: Batch, marks: Marks) -> tuple[Batch, Marks]:
+    """The same without a last batch that goes on behind it, if it is not the only one: so that each comes whole."""
+    if marks:
+        position, text = marks[-1]
+        if position > 0 and decode_mark(text).messages > len(batch.payloads) - position:
+            return slice_batch(batch, 0, position), slice_marks(marks, 0, position)
+    return batch, marks
+
+
 def read_encoded(
     connection: Connection, topic: str, topic_id: int, start: int, stop: int, limit: int, max_bytes: int
 ) -> tuple[bytes, bytes, int, int, int] | None:
@@ -194,10 +198,10 @@ def read_encoded(
     Raises:
         DamagedFileError: a batch does not fit its mark.
     """
-    found = read_run(connection, topic_id, start, stop, limit, max_bytes)
+    found = read_chunk(connection, topic_id, start, stop, limit, max_bytes)
     if found is None:
         return None
-    batch, marks = found
+    batch, marks = without_torn(*found)
     check_batches(topic, batch, marks)
     return (
         encode_copy(batch),

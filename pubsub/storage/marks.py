@@ -14,6 +14,9 @@ import msgspec
 
 from pubsub.protocol.batch import batch_checksum
 
+Marks = list[tuple[int, str]]
+"""Position in a batch of columns, and the mark of the batch that begins there."""
+
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
     """A mark as it is read."""
@@ -36,6 +39,11 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 
 
 decode_mark = msgspec.json.Decoder(Mark).decode
+
+
+def slice_marks(marks: Marks, start: int, stop: int) -> Marks:
+    """The marks of the positions `start` to `stop` of a batch, as those of a batch of its own."""
+    return [(position - start, mark) for position, mark in marks if start <= position < stop]
 
 
 def encode_mark(

@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from pubsub.config import StorageSettings
 from pubsub.errors import ClosedError, DamagedFileError, StorageError
 from pubsub.protocol.messages import Batch
+from pubsub.storage.chunks import read_chunk
 from pubsub.storage.database import reader_engine
-from pubsub.storage.runs import read_run
 from pubsub.storage.scrub import is_damage
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Reader:
 
     def _read(self, topic_id: int, start: int, stop: int, limit: int, max_bytes: int) -> Batch | None:
         with self._engine.connect() as connection:
-            found = read_run(connection, topic_id, start, stop, limit, max_bytes)
+            found = read_chunk(connection, topic_id, start, stop, limit, max_bytes)
             return None if found is None else found[0]
 
     def _offset_at(self, topic_id: int, at_us: int, first: int, next_offset: int) -> int:

@@ -134,7 +134,7 @@ def stored_bytes(
 
 
 def batch_of(rows: list[tuple[int, int, str | None, str | None, bytes | None]]) -> Batch:
-    """Turn rows, at least one, of these columns into a batch; what all rows share is written once."""
+    """Turn rows of offset, time, key, headers, payload into a batch; what all rows share is written once."""
     offsets, times, keys, headers, payloads = map(list, zip(*rows, strict=True))
     messages = len(rows)
     return Batch(

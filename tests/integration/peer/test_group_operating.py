@@ -102,6 +102,26 @@ async def test_a_peek_shows_what_comes_next_and_changes_nothing(open_peer: OpenP
     assert await figures(peer) == (6, 0, 0, 0, 6)
 
 
+async def test_a_peek_shows_as_many_as_were_asked_for_however_few_a_read_brings(
+    open_peer: OpenPeer, open_member: OpenMember
+):
+    peer = await open_peer()
+    member = await (await open_member(peer)).join(2)
+    await publish(peer, 40)
+    await member.has((0, 1), (1, 1))
+    store = peer._node.store
+    read = store.read
+
+    async def few(topic: Any, start: int, limit: int, max_bytes: int | None = None) -> Any:
+        return await read(topic, start, min(limit, 7), max_bytes)
+
+    store.read = few  # type: ignore[method-assign]
+    assert [message.offset for message in await peer.peek_group(TOPIC, "g", limit=30)] == list(range(2, 32))
+    await member.leave()
+    assert [message.offset for message in await peer.peek_group(TOPIC, "g", limit=30)] == list(range(30))
+    assert [message.offset for message in await peer.peek_group(TOPIC, "g", limit=99)] == list(range(40))
+
+
 async def test_a_reset_begins_anew_and_ends_every_old_delivery(open_peer: OpenPeer, open_member: OpenMember):
     peer = await open_peer()
     member = await (await open_member(peer)).join()

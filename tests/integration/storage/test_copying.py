@@ -16,8 +16,8 @@ from pubsub.errors import DamagedFileError, NotOwnerError, PubsubError, Sequence
 from pubsub.peer.positions import find_position
 from pubsub.protocol.batch import slice_batch
 from pubsub.protocol.messages import LATEST, Batch, CopyState
+from pubsub.storage.chunks import read_chunk
 from pubsub.storage.copying import check_batches
-from pubsub.storage.runs import read_run
 from pubsub.storage.store import Store
 from pubsub.storage.topic import Topic
 from pubsub.storage.work import Received
@@ -49,7 +49,7 @@ async def copies(open_store: OpenStore, tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def log(store: Store, start: int = 0) -> Part:
-    found = await store.look(read_run, ID, start, 10**6, 10**6, 10**9)
+    found = await store.look(read_chunk, ID, start, 10**6, 10**6, 10**9)
     assert found is not None
     return found
 

@@ -1,20 +1,24 @@
 """Chunks of a log: what is packed by SQLite is what its rows say, and what cannot be packed is read all the same."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import Connection, create_engine
 
 from pubsub.protocol.messages import Batch
-from pubsub.storage import runs
-from pubsub.storage.copying import plan_copies
-from pubsub.storage.runs import Marks, read_run
+from pubsub.storage import chunks
+from pubsub.storage.chunks import read_chunk
+from pubsub.storage.copying import plan_copies, without_torn
+from pubsub.storage.marks import Marks
 
 ID = 7
-CREATE = (
+TOPICS = "CREATE TABLE topics (id INTEGER PRIMARY KEY, messages INTEGER, bytes INTEGER)"
+MESSAGES = (
     "CREATE TABLE messages (topic_id INTEGER NOT NULL, offset INTEGER NOT NULL, published_at INTEGER NOT NULL, "
     "key TEXT, headers TEXT, payload BLOB, batch TEXT, PRIMARY KEY (topic_id, offset)) WITHOUT ROWID"
 )
@@ -25,10 +29,17 @@ ALL = (0, 2**62, 2**31, 2**31)
 Row = tuple[int, int, str | None, str | None, bytes | None, str | None]
 
 
+@contextmanager
+def opened() -> Iterator[Connection]:
+    with create_engine("sqlite://").connect() as connection:
+        connection.exec_driver_sql(TOPICS)
+        connection.exec_driver_sql(MESSAGES)
+        yield connection
+
+
 @pytest.fixture
 def file() -> Iterator[Connection]:
-    with create_engine("sqlite://").connect() as connection:
-        connection.exec_driver_sql(CREATE)
+    with opened() as connection:
         yield connection
 
 
@@ -37,6 +48,13 @@ def insert(file: Connection, rows: list[Row]) -> None:
         "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", [(ID + 1, 5, 1, None, None, b"other", "[]")]
     )
     file.exec_driver_sql("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", [(ID, *row) for row in rows])
+    file.exec_driver_sql("INSERT INTO topics VALUES (?, ?, ?)", (ID, len(rows), size_of(rows)))
+
+
+def size_of(rows: list[Row]) -> int:
+    return sum(
+        len(row[4] or b"") + len((row[3] or "").encode()) + len((row[2] or "").encode()) for row in rows
+    )
 
 
 def plain(count: int, **cells: Any) -> list[Row]:
@@ -102,11 +120,10 @@ def test_a_chunk_is_what_its_rows_say_and_keeps_to_its_bounds(rows: list[Row], d
     start, stop = data.draw(st.integers(first, last + 1)), data.draw(st.integers(first, last + 2))
     limit = data.draw(st.one_of(st.integers(1, 400), st.just(10_000)))
     max_bytes = data.draw(st.one_of(st.integers(1, 40_000), st.just(2**20)))
-    with create_engine("sqlite://").connect() as file:
-        file.exec_driver_sql(CREATE)
+    with opened() as file:
         if rows:
             insert(file, rows)
-        found = read_run(file, ID, start, stop, limit, max_bytes)
+        found = read_chunk(file, ID, start, stop, limit, max_bytes)
     there = [row for row in rows if start <= row[0] < stop]
     if found is None:
         assert not there
@@ -127,13 +144,13 @@ def test_a_chunk_is_what_its_rows_say_and_keeps_to_its_bounds(rows: list[Row], d
         {"key": "é" * 100, "headers": "{}", "payload": b"\0\xff" * 150},
         {"payload": b""},
         {"payload": None},
-        {"payload": b"x" * 30_000},
+        {"payload": b"x" * 10_000},
     ],
 )
 def test_what_is_usual_is_packed(file: Connection, cells: dict[str, Any]) -> None:
     rows = plain(500, **cells)
     insert(file, rows)
-    found = runs._read_packed(file, ID, 3, 2**62, 300, 2**30)
+    found = chunks._read_packed(file, ID, 3, 2**62, 300, 2**30)
     assert found == of_rows(rows[3:303])
 
 
@@ -141,7 +158,7 @@ def test_what_is_usual_is_packed(file: Connection, cells: dict[str, Any]) -> Non
     ("change", "why"),
     [
         ("DELETE FROM messages WHERE offset = 20", "a hole"),
-        ("UPDATE messages SET payload = zeroblob(257) WHERE offset = 20", "much larger than the first"),
+        ("UPDATE messages SET payload = zeroblob(500) WHERE offset = 20", "much larger than most"),
         ("UPDATE messages SET key = 'k' WHERE offset = 20", "has a key, which the first has not"),
         ("UPDATE messages SET headers = '{}' WHERE offset = 20", "has headers"),
         ("UPDATE messages SET batch = NULL WHERE offset = 20", "nothing says where its time begins"),
@@ -154,19 +171,72 @@ def test_what_is_not_is_read_row_by_row(file: Connection, change: str, why: str)
     file.exec_driver_sql(f"{change} AND topic_id = {ID}")
     query = "SELECT offset, published_at, key, headers, payload, batch FROM messages WHERE topic_id = ?"
     rows: list[Row] = [tuple(row) for row in file.exec_driver_sql(query, (ID,))]  # type: ignore[misc]
-    assert runs._read_packed(file, ID, *ALL) is None, why
-    assert read_run(file, ID, *ALL) == of_rows(rows)
+    assert chunks._read_packed(file, ID, *ALL) is None, why
+    assert read_chunk(file, ID, *ALL) == of_rows(rows)
 
 
-def test_no_more_is_packed_at_once_than_was_asked_for(file: Connection) -> None:
-    """Whatever the messages behind the first are: what SQLite puts together is bounded."""
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "UPDATE messages SET published_at = published_at + (1 << 61) WHERE offset >= 20",
+        "UPDATE messages SET published_at = 1 WHERE offset = 20",
+        "UPDATE messages SET batch = '[\\u0041' WHERE offset = 20",
+    ],
+)
+def test_what_should_not_be_there_does_no_harm(file: Connection, behind: str) -> None:
+    insert(file, plain(4000))
+    file.exec_driver_sql(behind)
+    query = "SELECT offset, published_at, key, headers, payload, batch FROM messages WHERE topic_id = ?"
+    rows: list[Row] = [tuple(row) for row in file.exec_driver_sql(query, (ID,))]  # type: ignore[misc]
+    assert read_chunk(file, ID, *ALL) == of_rows(rows)
+
+
+def test_a_topic_of_very_unequal_messages_is_read_in_small_ranges(file: Connection) -> None:
+    """To see where a range ends SQLite reads the whole of each row in it."""
+    insert(
+        file, [(n, NOW_US, None, None, b"x" * (60_000 if n % 100 == 99 else 1), None) for n in range(4000)]
+    )
+    statements: list[str] = []
+    file.connection.set_trace_callback(statements.append)  # type: ignore[attr-defined]
+    found = read_chunk(file, ID, 0, 2**62, 4000, 2**20)
+    assert found is not None
+    assert len(found[0].payloads) == 1799
+    (packing,) = [statement for statement in statements if "group_concat" in statement]
+    assert "offset < 1747" in packing  # 1 MiB of messages of 600 B, which they have in the mean
+
+
+def test_what_retention_takes_between_the_two_looks_is_not_missed(
+    file: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     insert(
         file,
-        plain(20, payload=b"x") + [(n, NOW_US + 9, None, None, b"y" * 10**6, None) for n in range(20, 60)],
+        [
+            (0, NOW_US, None, None, b"x", "[1,1,0,0]"),
+            *((n, NOW_US, None, None, b"y" * 900, None) for n in range(1, 50)),
+        ],
     )
-    found = read_run(file, ID, 0, 2**62, 1000, 2**20)
+    packed = chunks._packed
+
+    def after_retention(keyed: bool, headed: bool) -> str:
+        file.exec_driver_sql("DELETE FROM messages WHERE offset = 0")
+        file.exec_driver_sql("UPDATE messages SET payload = zeroblob(60000)")
+        return packed(keyed, headed)
+
+    monkeypatch.setattr(chunks, "_packed", after_retention)
+    found = read_chunk(file, ID, 0, 2**62, 100, 2**20)
     assert found is not None
-    assert len(found[0].payloads) == 21
+    assert found[0].first_offset == 1
+
+
+def test_what_a_follower_is_sent_ends_where_a_batch_ends() -> None:
+    batch, marks = of_rows(plain(47))
+    whole, its_marks = without_torn(batch, marks)
+    assert (len(whole.payloads), len(its_marks)) == (40, 4)
+    assert without_torn(whole, its_marks) == (whole, its_marks)
+    alone, its_mark = of_rows(plain(7))
+    assert without_torn(alone, its_mark) == (alone, its_mark)
+    later, no_mark = of_rows(plain(7)[1:])
+    assert without_torn(later, no_mark) == (later, [])
 
 
 @given(logs())
@@ -174,9 +244,17 @@ def test_a_copy_stores_a_chunk_as_it_was_read(rows: list[Row]) -> None:
     if not rows:
         return
     batch, marks = of_rows(rows)
-    with create_engine("sqlite://").connect() as file:
-        file.exec_driver_sql(CREATE)
+    with opened() as file:
         for statement, values in plan_copies(ID, batch, marks):
             file.exec_driver_sql(statement, values)
         query = "SELECT offset, published_at, key, headers, payload, batch FROM messages ORDER BY offset"
         assert [tuple(row) for row in file.exec_driver_sql(query)] == rows
+
+
+def test_times_that_fall_are_stored_as_they_came(file: Connection) -> None:
+    batch, marks = of_rows(plain(2000))
+    times = [5] * 1000 + [9] + [5] * 999
+    for statement, values in plan_copies(ID, replace(batch, published_us=times), marks):
+        file.exec_driver_sql(statement, values)
+    found = file.exec_driver_sql("SELECT published_at FROM messages ORDER BY offset")
+    assert [row[0] for row in found] == times
