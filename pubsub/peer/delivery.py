@@ -29,9 +29,11 @@ log = logging.getLogger("pubsub.peer")
 READS_AT_ONCE = 2
 """Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
 FAR_BEHIND = 100_000
-"""Who has so many messages yet to come replays: others who publish meanwhile come first. Nearer to the end, ..."""
-REST, MOST_REST_SECONDS = 4, 0.05
-"""... there is no rest after a read from disk; before, it is so many times as long as the read took."""
+"""Who has so many messages yet to come replays: others who publish meanwhile come first."""
+PUBLISHING_SECONDS = 0.1
+"""Who did so within this is publishing."""
+REST, MOST_REST_SECONDS = 2.5, 0.05
+"""They get so many times as long, after each read from disk, as the read took."""
 
 
 class Delivery:
@@ -183,18 +185,22 @@ class Delivery:
             for part in cut(batch, limits.batch_messages, limits.batch_bytes):
                 if not self._send_part(part):  # never the part after one that was not sent whole
                     break
-            await self._rest(began)
+            if self._gives_way:
+                took_seconds = asyncio.get_running_loop().time() - began
+                await asyncio.sleep(min(REST * took_seconds, MOST_REST_SECONDS))
         except PubsubError as error:
             self.end(error)
         except Exception:
             log.exception("reading %s for %s failed", topic.name, self.connection.remote)
             self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
 
-    async def _rest(self, began: float) -> None:
-        """After a read that began then, far behind: let those go first who publish meanwhile."""
-        if self._store.queued_bytes and self.feed.topic.next_offset - self.position > FAR_BEHIND:
-            took_seconds = asyncio.get_running_loop().time() - began
-            await asyncio.sleep(min(REST * took_seconds, MOST_REST_SECONDS))
+    @property
+    def _gives_way(self) -> bool:
+        """Whether others publish, and come first because this is far behind."""
+        silent_seconds = time.monotonic() - self._store.appended_at
+        return (
+            silent_seconds < PUBLISHING_SECONDS and self.feed.topic.next_offset - self.position > FAR_BEHIND
+        )
 
     async def _overtaken(self) -> bool:
         """There is a gap at the position: whether retention is why (then this has ended), not compaction."""

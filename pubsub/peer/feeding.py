@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 
+from pubsub.config import MIB
 from pubsub.core.credit import Window
 from pubsub.errors import ConflictError, DamagedFileError, InternalError, PubsubError
 from pubsub.peer.delivery import Delivery, Feed, Subscriber
@@ -25,6 +26,9 @@ from pubsub.storage.store import Store
 log = logging.getLogger("pubsub.peer")
 
 
+PACE_MESSAGES, PACE_BYTES = 105_000, 32 * MIB
+"""What a copy that is far behind is sent in a second while others publish: it costs more than the reading, which is all
+that this peer sees of it. Its own peer stores it, and may share a disk or processors with this one."""
 MOST_ROWS_BYTES = 8 * 1024 * 1024
 """Changes besides messages that wait for a follower; beyond it, it begins anew."""
 
@@ -50,6 +54,8 @@ class Feeding(Delivery):
         """Whether the copy says that it has lost nothing."""
         self.synced = False
         """Whether the copy has what the topic has besides messages; before, it counts for nothing."""
+        self._paced_to = 0.0
+        """When what has been read is due, by the pace."""
         self.reported = (position, (0, 0))
         """The end and the config that it has reported last."""
         self.snapshot_number: int | None = None
@@ -123,6 +129,11 @@ class Feeding(Delivery):
         if self._rows:
             self._send_rows()
 
+    async def _keep_pace(self, began: float, seconds: float) -> None:
+        """What was read from then on is for so long."""
+        self._paced_to = max(self._paced_to, began) + seconds
+        await asyncio.sleep(max(0.0, self._paced_to - asyncio.get_running_loop().time()))
+
     async def _read(self) -> None:
         """Read a chunk from disk, check it, and send it."""
         topic, limits = self.feed.topic, self.connection.limits
@@ -139,7 +150,9 @@ class Feeding(Delivery):
                 min(settings.read_messages, max(1, self._window.messages)),
                 min(settings.read_bytes, limits.batch_bytes),
             )
-            await self._rest(began)
+            if found is not None and self._gives_way:
+                _, _, _, messages, size_bytes = found
+                await self._keep_pace(began, max(messages / PACE_MESSAGES, size_bytes / PACE_BYTES))
             if self._ended:
                 return
             if self.position < topic.first_offset:
