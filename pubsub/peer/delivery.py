@@ -30,8 +30,9 @@ READS_AT_ONCE = 2
 """Reads from disk under way for one connection: each brings up to `read_bytes` into memory."""
 FAR_BEHIND = 100_000
 """Who has so many messages yet to come replays: others who publish meanwhile come first."""
-PUBLISHING_SECONDS = 0.1
-"""Who did so within this is publishing."""
+CROWDED_READS = 5
+"""So many reads give way after one at whose end something waited to be stored. Where somebody publishes flat out, now and
+then nothing waits for a moment; where little is published, seldom anything does."""
 REST, MOST_REST_SECONDS = 2.5, 0.05
 """They get so many times as long, after each read from disk, as the read took."""
 
@@ -72,6 +73,8 @@ class Delivery:
         self._missing_bytes = 0
         """Size of the next message, where it is known that it does not fit the window."""
         self._reading: asyncio.Task[None] | None = None
+        self._crowded = 0
+        """How many reads will still give way to others who publish."""
         self._ended = False
 
     def credit(self, messages: int, size_bytes: int) -> None:
@@ -185,7 +188,7 @@ class Delivery:
             for part in cut(batch, limits.batch_messages, limits.batch_bytes):
                 if not self._send_part(part):  # never the part after one that was not sent whole
                     break
-            if self._gives_way:
+            if self._gives_way():
                 took_seconds = asyncio.get_running_loop().time() - began
                 await asyncio.sleep(min(REST * took_seconds, MOST_REST_SECONDS))
         except PubsubError as error:
@@ -194,13 +197,10 @@ class Delivery:
             log.exception("reading %s for %s failed", topic.name, self.connection.remote)
             self.end(InternalError(f"reading topic {topic.name} failed inside the peer; see its log"))
 
-    @property
     def _gives_way(self) -> bool:
-        """Whether others publish, and come first because this is far behind."""
-        silent_seconds = time.monotonic() - self._store.appended_at
-        return (
-            silent_seconds < PUBLISHING_SECONDS and self.feed.topic.next_offset - self.position > FAR_BEHIND
-        )
+        """At the end of a read: whether others publish, and come first because this is far behind."""
+        self._crowded = CROWDED_READS if self._store.queued_bytes else max(0, self._crowded - 1)
+        return self._crowded > 0 and self.feed.topic.next_offset - self.position > FAR_BEHIND
 
     async def _overtaken(self) -> bool:
         """There is a gap at the position: whether retention is why (then this has ended), not compaction."""

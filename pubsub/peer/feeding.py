@@ -150,7 +150,7 @@ class Feeding(Delivery):
                 min(settings.read_messages, max(1, self._window.messages)),
                 min(settings.read_bytes, limits.batch_bytes),
             )
-            if found is not None and self._gives_way:
+            if self._gives_way() and found is not None:
                 _, _, _, messages, size_bytes = found
                 await self._keep_pace(began, max(messages / PACE_MESSAGES, size_bytes / PACE_BYTES))
             if self._ended:

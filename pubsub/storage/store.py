@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -91,8 +90,6 @@ class Store:
         self.on_damage: Callable[[Topic, int, str], None] = lambda topic, offset, why: None
         """Called when a copy cannot be read, or is not as it was stored, from an offset on."""
         self.queued_bytes = 0
-        self.appended_at = float("-inf")
-        """When somebody published last, by the monotonic clock."""
         self._lock = DirectoryLock(directory)
         self._engine: Engine
         self._writer: Writer
@@ -191,7 +188,6 @@ class Store:
             append.done(append, 0, False, self._closed_error())
             return
         self.queued_bytes += append.size_bytes
-        self.appended_at = time.monotonic()
         self._writer.submit(append)
 
     def receive(self, received: Received) -> None:
