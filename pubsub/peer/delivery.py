@@ -31,8 +31,8 @@ READS_AT_ONCE = 2
 FAR_BEHIND = 100_000
 """Who has so many messages yet to come replays: others who publish meanwhile come first."""
 CROWDED_READS = 5
-"""So many reads give way after one at whose end something waited to be stored. Where somebody publishes flat out, now and
-then nothing waits for a moment; where little is published, seldom anything does."""
+"""So many reads give way after one at whose end something waited to be stored. Where somebody publishes flat out, now
+and then nothing waits for a moment; where little is published, seldom anything does."""
 REST, MOST_REST_SECONDS = 2.5, 0.05
 """They get so many times as long, after each read from disk, as the read took."""
 
