@@ -26,7 +26,7 @@ from pubsub.storage.store import Store
 log = logging.getLogger("pubsub.peer")
 
 
-PACE_MESSAGES, PACE_BYTES = 105_000, 32 * MIB
+PACE_MESSAGES, PACE_BYTES = 110_000, 32 * MIB
 """What a copy that is far behind is sent in a second while others publish: it costs more than the reading, which is all
 that this peer sees of it. Its own peer stores it, and may share a disk or processors with this one."""
 MOST_ROWS_BYTES = 8 * 1024 * 1024
