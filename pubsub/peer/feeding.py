@@ -29,7 +29,7 @@ log = logging.getLogger("pubsub.peer")
 PACE_MESSAGES, PACE_BYTES = 110_000, 32 * MIB
 """What a copy that is far behind is sent in a second while others publish: it costs more than the reading, which is all
 that this peer sees of it. Its own peer stores it, and may share a disk or processors with this one."""
-MOST_ROWS_BYTES = 8 * 1024 * 1024
+MOST_ROWS_BYTES = 8 * MIB
 """Changes besides messages that wait for a follower; beyond it, it begins anew."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_right
+from contextlib import closing
 from functools import cache
 from itertools import accumulate
 from typing import Any, cast
@@ -20,7 +21,7 @@ from sqlalchemy import Connection
 from pubsub.protocol.batch import batch_bytes, message_sizes, slice_batch
 from pubsub.protocol.messages import Batch
 from pubsub.storage.marks import Marks, slice_marks
-from pubsub.storage.rows import batch_of
+from pubsub.storage.rows import LENGTHS, batch_of
 
 _ROWS = (
     "SELECT offset, published_at, key, headers, payload, batch FROM messages "
@@ -77,11 +78,6 @@ _TEXT_HEADS, _BINARY_HEADS = _heads(b"\xda"), _heads(b"\xc5")
 _ARRAY = b"\xdd"
 """MessagePack's array with a length of four bytes."""
 
-_LENGTHS = {
-    "key": "length(CAST(key AS BLOB))",
-    "headers": "length(CAST(headers AS BLOB))",
-    "payload": "length(payload)",
-}
 _FIRST = (
     "SELECT offset, published_at, key IS NOT NULL, headers IS NOT NULL, "
     "(SELECT bytes / max(messages, 1) FROM topics WHERE id = ?1) FROM messages "
@@ -96,9 +92,8 @@ _begins = msgspec.json.Decoder(list[tuple[int, int, str]])
 @cache
 def _can_pack() -> bool:
     """Whether SQLite keeps bytes whole that are 0: old ones end there."""
-    with sqlite3.connect(":memory:") as connection:
+    with closing(sqlite3.connect(":memory:")) as connection:
         row = connection.execute("SELECT CAST(group_concat(x'6100', '') AS BLOB)").fetchone()
-    connection.close()
     return bool(row[0] == b"a\0")
 
 
@@ -202,7 +197,7 @@ def _packed(keyed: bool, headed: bool) -> str:
 
 def _cell(name: str) -> str:
     """A cell as MessagePack has it."""
-    length, heads = _LENGTHS[name], "?7" if name == "payload" else "?8"
+    length, heads = LENGTHS[name], "?7" if name == "payload" else "?8"
     return (
         f"CASE WHEN {length} <= ?4 THEN substr({heads}, 3 * {length} + 1, 3) || {name} "
         f"WHEN {name} IS NULL THEN x'c0' END"

@@ -21,9 +21,13 @@ BLOCK_ROWS = 256
 COPIED_BYTES = 1024
 """A payload up to this size is copied sooner than its type is adapted by the driver."""
 
-SIZE = " + ".join(
-    f"coalesce(length({cell}), 0)" for cell in ("payload", "CAST(key AS BLOB)", "CAST(headers AS BLOB)")
-)
+LENGTHS = {
+    "payload": "length(payload)",
+    "key": "length(CAST(key AS BLOB))",
+    "headers": "length(CAST(headers AS BLOB))",
+}
+"""Column -> the bytes of a cell of it."""
+SIZE = " + ".join(f"coalesce({length}, 0)" for length in LENGTHS.values())
 """What a row of `messages` counts for in `topics.bytes`. Read from the row's head: a large payload costs nothing."""
 
 
