@@ -15,13 +15,10 @@ from pubsub.storage import chunks
 from pubsub.storage.chunks import read_chunk
 from pubsub.storage.copying import plan_copies, without_torn
 from pubsub.storage.marks import Marks
+from tests.unit.storage.tables import MESSAGES
 
 ID = 7
 TOPICS = "CREATE TABLE topics (id INTEGER PRIMARY KEY, messages INTEGER, bytes INTEGER)"
-MESSAGES = (
-    "CREATE TABLE messages (topic_id INTEGER NOT NULL, offset INTEGER NOT NULL, published_at INTEGER NOT NULL, "
-    "key TEXT, headers TEXT, payload BLOB, batch TEXT, PRIMARY KEY (topic_id, offset)) WITHOUT ROWID"
-)
 NOW_US = 1_796_000_000_000_000
 ALL = (0, 2**62, 2**31, 2**31)
 """Start, stop, messages, bytes."""

@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 
 from pubsub.protocol.messages import Batch
 from pubsub.storage.rows import BLOCK_ROWS, batch_of, blocks, plan_inserts
-
-CREATE = (
-    "CREATE TABLE messages (topic_id INTEGER NOT NULL, offset INTEGER NOT NULL, published_at INTEGER NOT NULL, "
-    "key TEXT, headers TEXT, payload BLOB, batch TEXT, PRIMARY KEY (topic_id, offset)) WITHOUT ROWID"
-)
+from tests.unit.storage.tables import MESSAGES
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)  # no lone surrogates: they are no UTF-8
 counts = st.one_of(st.integers(1, 20), st.integers(BLOCK_ROWS - 2, 2 * BLOCK_ROWS + 3))
@@ -38,7 +34,7 @@ def written_and_read(
 ) -> Batch:
     connection = sqlite3.connect(":memory:")
     try:
-        connection.execute(CREATE)
+        connection.execute(MESSAGES)
         for statement, values in plan_inserts(topic_id, first_offset, published_us, *cells, [None]):
             connection.execute(statement, values)
         query = "SELECT offset, published_at, key, headers, payload FROM messages WHERE topic_id = ?"
