@@ -25,8 +25,9 @@ from pubsub.model import check_topic_name, iso_from_us
 from pubsub.net.backoff import Backoff
 from pubsub.net.server import ImmediateHandler, RequestHandler, ServerConnection
 from pubsub.protocol import messages as m
+from pubsub.storage.digests import Range
 from pubsub.storage.refilling import take_back
-from pubsub.storage.scrub import Range, Scrubbed, scrub
+from pubsub.storage.scrub import Scrubbed, scrub
 from pubsub.storage.topic import Topic
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ def read_chunk(
     At most `limit` of them, together at most `max_bytes`, but one at least; it may be fewer than there are.
     """
     bounds = (topic_id, start, stop, limit, max_bytes)
-    return _read_packed(connection, *bounds) or _read_rows(connection, *bounds)
+    return read_packed(connection, *bounds) or _read_rows(connection, *bounds)
 
 
 def _read_rows(
@@ -97,7 +97,7 @@ def _can_pack() -> bool:
     return bool(row[0] == b"a\0")
 
 
-def _read_packed(
+def read_packed(
     connection: Connection, topic_id: int, start: int, stop: int, limit: int, max_bytes: int
 ) -> tuple[Batch, Marks] | None:
     """The same, where they can be packed; otherwise None."""

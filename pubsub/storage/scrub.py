@@ -4,42 +4,47 @@ Reads only, in bounded chunks. Two questions, answered in one go:
 
 - Does each batch that is whole here fit its checksum? Of a batch of which retention, compaction or the edge of what is
   read has taken rows nobody can tell.
-- What is the digest of each range of offsets? The CRC-32 (zlib) of the msgpack arrays [offset, time, key, headers,
-  payload] of its rows, one behind the other: the same on all copies, however they were stored.
+- What is the digest of each range of offsets (`digests`)?
 
 A page that SQLite cannot read, or a cell that is not what it should be, is damage like a checksum that does not fit.
+
+That all is well is soon said of a chunk that SQLite packs (`chunks`). Where that fails, for whatever reason, it is read
+row by row, which says what is wrong and where, if anything is.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from typing import cast
-from zlib import crc32
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from pubsub.protocol.batch import batch_bytes, next_position
+from pubsub.protocol.messages import Batch
+from pubsub.storage.chunks import MOST, read_packed
+from pubsub.storage.copying import whole_batches, without_torn
+from pubsub.storage.digests import Digests, Range
 from pubsub.storage.marks import Mark, decode_mark
 
 Row = tuple[int, int, str | None, str | None, bytes | None, str | None]
 """Offset, time, key, headers, payload, mark."""
+
+HEAD_BYTES = 24
+"""What a message counts for besides what it carries."""
 
 _READ = (
     "SELECT offset, published_at, key, headers, payload, batch FROM messages "
     "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset"
 )
 _TYPES = (int, int, str | None, str | None, bytes | None, str | None)
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class Range(msgspec.Struct, frozen=True, array_like=True):
-    """Offsets `start` up to, not including, `stop` of a copy."""
-
-    start: int
-    stop: int
-    messages: int
-    digest: int
-    """-1: a part of it cannot be read."""
+_KINDS = (
+    "SELECT DISTINCT typeof(published_at), typeof(key), typeof(headers), typeof(payload), typeof(batch) "
+    "FROM messages WHERE topic_id = ? AND offset >= ? AND offset < ?"
+)
+"""The types of cells: what is packed does not show them."""
+_EXPECTED = ({"integer"}, {"text", "null"}, {"text", "null"}, {"blob", "null"}, {"text", "null"})
 
 
 class Scrubbed(msgspec.Struct, frozen=True):
@@ -76,6 +81,62 @@ def scrub(
         max_bytes: Once so much was read, no further batch is begun.
         begun: The last range of the chunk before, which goes on here.
     """
+    bounds = (topic_id, start, stop, step, max_bytes, begun)
+    return _scrub_packed(connection, *bounds) or _scrub_rows(connection, *bounds)
+
+
+def _scrub_packed(
+    connection: Connection,
+    topic_id: int,
+    start: int,
+    stop: int,
+    step: int,
+    max_bytes: int,
+    begun: Range | None,
+) -> Scrubbed | None:
+    """What a chunk shows that can be packed and in which all is well; otherwise None."""
+    try:
+        found = read_packed(connection, topic_id, start, stop, MOST, max_bytes)
+        if found is None:
+            return None
+        batch, marks = found
+        if next_position(batch) < stop:
+            batch, marks = without_torn(batch, marks)
+            if marks and decode_mark(marks[-1][1]).messages > len(batch.payloads) - marks[-1][0]:
+                return None
+        end = next_position(batch)
+        kinds = connection.exec_driver_sql(_KINDS, (topic_id, start, end)).all()
+        if not all(kind in expected for row in kinds for kind, expected in zip(row, _EXPECTED, strict=True)):
+            return None
+        whole = list(whole_batches(batch, marks))
+    except (DBAPIError, msgspec.MsgspecError):
+        return None
+    for text, part in whole:
+        if not decode_mark(text).fits(_times(part), part.keys, part.headers, part.payloads):
+            return None
+    messages = len(batch.payloads)
+    nothing = [None] * messages
+    columns = (_times(batch), batch.keys or nothing, batch.headers or nothing, batch.payloads)
+    digests = Digests(start, stop, step, begun)
+    digests.add(list(zip(range(batch.first_offset, end), *columns, strict=True)))
+    return Scrubbed(end, batch_bytes(batch) + HEAD_BYTES * messages, digests.up_to(end))
+
+
+def _times(batch: Batch) -> list[int]:
+    times = batch.published_us
+    return times if isinstance(times, list) else [times] * len(batch.payloads)
+
+
+def _scrub_rows(
+    connection: Connection,
+    topic_id: int,
+    start: int,
+    stop: int,
+    step: int,
+    max_bytes: int,
+    begun: Range | None,
+) -> Scrubbed:
+    """What any chunk shows."""
     reading = _Reading(start, stop, step, begun)
     rows = cast(sqlite3.Cursor, connection.connection.cursor())
     try:
@@ -105,21 +166,15 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 class _Reading:
-    """A chunk that is being read."""
+    """A chunk that is read row by row."""
 
     def __init__(self, start: int, stop: int, step: int, begun: Range | None) -> None:
         self.size_bytes = 0
-        self._start, self._stop, self._step = start, stop, step
-        self._ranges: list[Range] = []
-        begun = begun or Range(start, start, 0, 0)
-        self._messages, self._digest = begun.messages, begun.digest
-        self._range_start, self._range_stop = begun.start, self._end_of(begun.start)
+        self._start = start
+        self._digests = Digests(start, stop, step, begun)
         self._mark: Mark | None = None
         self._batch: list[Row] = []
         self._batch_start = start
-
-    def _end_of(self, offset: int) -> int:
-        return min(self._stop, offset - offset % self._step + self._step)
 
     def may_stop(self, row: Row) -> bool:
         """Whether no batch is cut in two before this row."""
@@ -138,11 +193,8 @@ class _Reading:
                 raise _Damage(f"the mark of the batch at offset {offset} cannot be read") from error
         if self._mark is not None:
             self._batch.append(row)
-        while offset >= self._range_stop:
-            self._end_range(self._range_stop)
-        self._digest = crc32(_encode(row[:5]), self._digest)
-        self._messages += 1
-        self.size_bytes += len(payload or b"") + len(headers or "") + len(key or "") + 24
+        self._digests.add([row[:5]])
+        self.size_bytes += len(payload or b"") + len(headers or "") + len(key or "") + HEAD_BYTES
 
     def end_batch(self) -> None:
         """Compare what was read of a batch with its mark, if it is whole."""
@@ -154,24 +206,12 @@ class _Reading:
         if not mark.fits(times, keys, headers, payloads):
             raise _Damage(f"the batch at offset {rows[0][0]} does not fit its checksum")
 
-    def _end_range(self, stop: int) -> None:
-        self._ranges.append(Range(self._range_start, stop, self._messages, self._digest))
-        self._range_start, self._range_stop = stop, self._end_of(stop)
-        self._digest = self._messages = 0
-
     def result(self, stop: int) -> Scrubbed:
         """All is well up to `stop`."""
-        while stop > self._range_stop:
-            self._end_range(self._range_stop)
-        if stop > self._range_start:
-            self._end_range(stop)
-        return Scrubbed(stop, self.size_bytes, self._ranges)
+        return Scrubbed(stop, self.size_bytes, self._digests.up_to(stop))
 
     def damaged(self, why: str) -> Scrubbed:
         """The batch that was read last, or what follows it, is damaged."""
         at = max(self._start, self._batch_start)
-        whole = [part for part in self._ranges if part.stop <= at]
-        begin = whole[-1].stop if whole else self._start
-        stop = max(self._end_of(begin), begin + 1)
-        whole.append(Range(begin, stop, -1, -1))
-        return Scrubbed(stop, self.size_bytes, whole, at, why)
+        ranges = self._digests.damaged_at(at, self._start)
+        return Scrubbed(ranges[-1].stop, self.size_bytes, ranges, at, why)

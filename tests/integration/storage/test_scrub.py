@@ -8,8 +8,9 @@ import pytest
 
 from pubsub.errors import DamagedFileError
 from pubsub.storage.copying import read_encoded
+from pubsub.storage.digests import Range
 from pubsub.storage.schema import PAGE_BYTES
-from pubsub.storage.scrub import Range, Scrubbed, scrub
+from pubsub.storage.scrub import Scrubbed, scrub
 from pubsub.storage.store import Store
 from pubsub.storage.topic import Topic
 from tests.integration.storage.stores import append, change, copy_of
@@ -102,6 +103,19 @@ async def test_a_key_that_is_no_text_any_more_is_damage(tmp_path: Path):
     store = await Store.open(tmp_path, "alice")
     found = await look(store, store.topics["t"])
     assert found.damaged_at == 750
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "cell", ["payload = CAST(payload AS TEXT)", "key = CAST(key AS BLOB)", "published_at = 'now'"]
+)
+async def test_a_cell_of_another_type_is_damage_although_its_bytes_are_right(tmp_path: Path, cell: str):
+    path = await fill(tmp_path)
+    change(path, f"UPDATE messages SET {cell} WHERE offset = 777")
+    store = await Store.open(tmp_path, "alice")
+    found = await look(store, store.topics["t"])
+    assert found.damaged_at == 750
+    assert "offset 777 has a cell of another type" in found.why
     await store.close()
 
 

@@ -1,57 +1,29 @@
 """Chunks of a log: what is packed by SQLite is what its rows say, and what cannot be packed is read all the same."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
 from pubsub.protocol.messages import Batch
 from pubsub.storage import chunks
-from pubsub.storage.chunks import read_chunk
+from pubsub.storage.chunks import read_chunk, read_packed
 from pubsub.storage.copying import plan_copies, without_torn
 from pubsub.storage.marks import Marks
-from tests.unit.storage.tables import MESSAGES
+from tests.unit.storage.tables import ID, NOW_US, Row, insert, opened
 
-ID = 7
-TOPICS = "CREATE TABLE topics (id INTEGER PRIMARY KEY, messages INTEGER, bytes INTEGER)"
-NOW_US = 1_796_000_000_000_000
 ALL = (0, 2**62, 2**31, 2**31)
 """Start, stop, messages, bytes."""
-
-Row = tuple[int, int, str | None, str | None, bytes | None, str | None]
-
-
-@contextmanager
-def opened() -> Iterator[Connection]:
-    with create_engine("sqlite://").connect() as connection:
-        connection.exec_driver_sql(TOPICS)
-        connection.exec_driver_sql(MESSAGES)
-        yield connection
 
 
 @pytest.fixture
 def file() -> Iterator[Connection]:
     with opened() as connection:
         yield connection
-
-
-def insert(file: Connection, rows: list[Row]) -> None:
-    file.exec_driver_sql(
-        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", [(ID + 1, 5, 1, None, None, b"other", "[]")]
-    )
-    file.exec_driver_sql("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", [(ID, *row) for row in rows])
-    file.exec_driver_sql("INSERT INTO topics VALUES (?, ?, ?)", (ID, len(rows), size_of(rows)))
-
-
-def size_of(rows: list[Row]) -> int:
-    return sum(
-        len(row[4] or b"") + len((row[3] or "").encode()) + len((row[2] or "").encode()) for row in rows
-    )
 
 
 def plain(count: int, **cells: Any) -> list[Row]:
@@ -118,8 +90,7 @@ def test_a_chunk_is_what_its_rows_say_and_keeps_to_its_bounds(rows: list[Row], d
     limit = data.draw(st.one_of(st.integers(1, 400), st.just(10_000)))
     max_bytes = data.draw(st.one_of(st.integers(1, 40_000), st.just(2**20)))
     with opened() as file:
-        if rows:
-            insert(file, rows)
+        insert(file, rows)
         found = read_chunk(file, ID, start, stop, limit, max_bytes)
     there = [row for row in rows if start <= row[0] < stop]
     if found is None:
@@ -147,7 +118,7 @@ def test_a_chunk_is_what_its_rows_say_and_keeps_to_its_bounds(rows: list[Row], d
 def test_what_is_usual_is_packed(file: Connection, cells: dict[str, Any]) -> None:
     rows = plain(500, **cells)
     insert(file, rows)
-    found = chunks._read_packed(file, ID, 3, 2**62, 300, 2**30)
+    found = read_packed(file, ID, 3, 2**62, 300, 2**30)
     assert found == of_rows(rows[3:303])
 
 
@@ -168,7 +139,7 @@ def test_what_is_not_is_read_row_by_row(file: Connection, change: str, why: str)
     file.exec_driver_sql(f"{change} AND topic_id = {ID}")
     query = "SELECT offset, published_at, key, headers, payload, batch FROM messages WHERE topic_id = ?"
     rows: list[Row] = [tuple(row) for row in file.exec_driver_sql(query, (ID,))]  # type: ignore[misc]
-    assert chunks._read_packed(file, ID, *ALL) is None, why
+    assert read_packed(file, ID, *ALL) is None, why
     assert read_chunk(file, ID, *ALL) == of_rows(rows)
 
 
