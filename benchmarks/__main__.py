@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import docs, report
+from benchmarks.kept import Kept
 from benchmarks.machine import describe, later
 from benchmarks.readings import Line, Repetition, RunFailedError, Scenario, Subject, summarize
 from benchmarks.scenarios.all import SCENARIOS
@@ -72,19 +73,21 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-async def measure(subject: Subject, scenario: Scenario, number: int, given: argparse.Namespace) -> Repetition:
+async def measure(
+    subject: Subject, scenario: Scenario, number: int, given: argparse.Namespace, kept: Kept
+) -> Repetition:
     """One subject, once."""
     if missing := subject.missing():
         return Repetition(scenario=scenario.name, subject=subject.name, number=number, skipped=missing)
     try:
-        async with Stage(quick=given.quick, long=given.long, parent=given.directory) as stage:
+        async with Stage(quick=given.quick, long=given.long, parent=given.directory, kept=kept) as stage:
             figures = await subject.measure(stage)  # type: ignore[misc]
         return Repetition(scenario=scenario.name, subject=subject.name, number=number, figures=figures)
     except RunFailedError as error:
         return Repetition(scenario=scenario.name, subject=subject.name, number=number, failed=str(error))
 
 
-async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -> list[Line]:
+async def run(scenario: Scenario, given: argparse.Namespace, kept: Kept, console: Console) -> list[Line]:
     """One scenario: in each repetition all its subjects in turn."""
     repetitions: list[Repetition] = []
     count = times(given)
@@ -93,7 +96,7 @@ async def run(scenario: Scenario, given: argparse.Namespace, console: Console) -
             if given.quick and not subject.quick:
                 continue
             with console.status(f"{scenario.name}, repetition {number} of {count}: {subject.name}"):
-                repetitions.append(await measure(subject, scenario, number, given))
+                repetitions.append(await measure(subject, scenario, number, given, kept))
     return summarize(scenario, repetitions)
 
 
@@ -114,6 +117,11 @@ def chosen(given: argparse.Namespace) -> list[str]:
 
 
 async def run_all(given: argparse.Namespace, console: Console) -> int:
+    async with Kept(given.directory) as kept:
+        return await _run_all(given, kept, console)
+
+
+async def _run_all(given: argparse.Namespace, kept: Kept, console: Console) -> int:
     machine = describe(given.directory or Path(tempfile.gettempdir()))
     console.print(str(machine), style="dim")
     results: list[tuple[Scenario, list[Line]]] = []
@@ -121,7 +129,7 @@ async def run_all(given: argparse.Namespace, console: Console) -> int:
     for name in names:
         scenario = SCENARIOS[name]
         head = docs.Head(machine=later(machine), repetitions=times(given), quick=given.quick, long=given.long)
-        lines = await run(scenario, given, console)
+        lines = await run(scenario, given, kept, console)
         report.show(console, scenario, lines)
         results.append((scenario, lines))
         if given.docs:

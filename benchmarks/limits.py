@@ -1,4 +1,4 @@
-"""The physical limits of the machine, measured with nothing of ours in between: disk, SQLite, loopback.
+"""What SQLite and the loopback interface of this machine can do, measured with nothing of ours in between.
 
 The table that SQLite writes and reads here is the peer's, made by the peer's own schema.
 """
@@ -16,8 +16,6 @@ from benchmarks.payloads import payloads
 from benchmarks.worker import Cue
 from pubsub.storage.migrate import upgrade
 
-BLOCK_BYTES = 4096
-REUSED_BLOCKS = 256
 CHUNK_BYTES = 1 << 16
 
 _TOPIC = 1
@@ -26,51 +24,6 @@ _SELECT = (
     "SELECT offset, published_at, key, headers, payload FROM messages "
     "WHERE topic_id = ? AND offset >= ? ORDER BY offset LIMIT ?"
 )
-
-
-class BareWrites:
-    """4 KiB written and synced again and again: at the end of a growing file, and over blocks that are there.
-
-    The first is what a new log does, with the file's size to be made durable too; the second the least that any
-    durable write costs.
-    """
-
-    def __init__(self, directory: str) -> None:
-        self._block = os.urandom(BLOCK_BYTES)
-        self._growing = os.open(Path(directory) / "growing", os.O_RDWR | os.O_CREAT, 0o600)
-        self._within = os.open(Path(directory) / "within", os.O_RDWR | os.O_CREAT, 0o600)
-        os.pwrite(self._within, self._block * REUSED_BLOCKS, 0)
-        os.fsync(self._within)
-        self._written = 0
-        self.growing: list[float] = []
-        """Seconds that each took."""
-        self.within: list[float] = []
-
-    def burst(self, count: int) -> None:
-        """Do `count` of either."""
-        numbers = range(self._written, self._written + count)
-        self._written += count
-        self.growing += [self._write(self._growing, number) for number in numbers]
-        self.within += [self._write(self._within, number % REUSED_BLOCKS) for number in numbers]
-
-    def _write(self, descriptor: int, block: int) -> float:
-        began = time.perf_counter()
-        os.pwrite(descriptor, self._block, block * BLOCK_BYTES)
-        os.fdatasync(descriptor)
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        os.close(self._growing)
-        os.close(self._within)
-
-
-async def write_and_sync(cue: Cue, *, directory: str, count: int) -> dict[str, Any]:
-    """Bare writes, nothing else."""
-    writes = BareWrites(directory)
-    await cue.ready()
-    writes.burst(count)
-    writes.close()
-    return {"growing": writes.growing, "within": writes.within}
 
 
 def _database(directory: str) -> sqlite3.Connection:
@@ -116,7 +69,7 @@ async def sqlite_read(
 ) -> dict[str, Any]:
     """Read the whole table in ranges, to rows as the sqlite3 module makes them."""
     connection = _database(directory)
-    _fill(connection, payloads(0, count, size_bytes), 1000)
+    _fill(connection, payloads(0, count, size_bytes), 10_000)
     await cue.ready()
     cpu, began = time.process_time(), time.perf_counter()
     offset = 0

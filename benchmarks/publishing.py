@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import Any
 
-from benchmarks.limits import BareWrites
+from benchmarks.bare_writes import BareWrites
 from benchmarks.pacing import Pace
 from benchmarks.payloads import payload, payloads, verify
 from benchmarks.readings import RunFailedError
@@ -22,7 +22,7 @@ WARM_STREAM = 0xFFFF_FFFF
 
 READ_BACK_SECONDS = 60.0
 
-PORTION, PORTIONS = 10_000, 240
+PORTION = 10_000
 
 BURST = 100
 """Publishes, then as many bare writes: short beside the minutes in which a shared disk changes its pace."""
@@ -50,7 +50,7 @@ async def publish_for(
     stream: int,
     seconds: float,
     size_bytes: int,
-    portions: int = PORTIONS,
+    portions: int,
 ) -> dict[str, Any]:
     """Portions in one call each, two under way, until the time or they are over; reports when each was acknowledged."""
     publisher = driver(running)

@@ -15,12 +15,15 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import psutil
 
 from benchmarks.readings import Figures, RunFailedError
+
+if TYPE_CHECKING:
+    from benchmarks.kept import Kept
 
 READY_SECONDS = 60.0
 END_SECONDS = 10.0
@@ -56,6 +59,19 @@ class Child:
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
+
+    def suspend(self) -> None:
+        """Let it do nothing, with the processes that it started itself, until `resume`."""
+        self._signal_family(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on. Idempotent."""
+        self._signal_family(signal.SIGCONT)
+
+    def _signal_family(self, number: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in self._family():
+                process.send_signal(number)
 
     def said(self) -> str:
         """The end of what it wrote to stderr."""
@@ -124,8 +140,12 @@ class Worker(Child):
 class Stage:
     """One measurement's directory and processes. Use it as `async with Stage(...) as stage:`."""
 
-    def __init__(self, *, quick: bool, long: bool = False, parent: Path | None = None) -> None:
+    def __init__(
+        self, *, quick: bool, long: bool = False, parent: Path | None = None, kept: Kept | None = None
+    ) -> None:
         self.quick = quick
+        self.kept = kept
+        """What serves other measurements too."""
         self._long = long
         self._parent = parent
         self._children: list[Child] = []
@@ -139,6 +159,8 @@ class Stage:
     ) -> None:
         for child in reversed(self._children):
             await child.end()
+        if self.kept is not None:
+            self.kept.suspend()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def size(self, full: int, quick: int, long: int | None = None) -> int:

@@ -36,7 +36,7 @@ PARTS = {
     "look-up": "benchmarks.indexing:look_up",
     "look-up-open-loop": "benchmarks.indexing:look_up_open_loop",
     "come": "benchmarks.newcomers:come",
-    "write-and-sync": "benchmarks.limits:write_and_sync",
+    "write-and-sync": "benchmarks.bare_writes:write_and_sync",
     "sqlite-insert": "benchmarks.limits:sqlite_insert",
     "sqlite-read": "benchmarks.limits:sqlite_read",
     "loopback-sink": "benchmarks.limits:loopback_sink",

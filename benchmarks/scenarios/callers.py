@@ -17,7 +17,7 @@ OVER_AT_ONCE = "rate / publish_many"
 
 async def measure(system: System, stage: Stage) -> Figures:
     """From the first publish to the last delivery."""
-    each = max(3, portion(stage, system, 300, 30))
+    each = max(3, portion(stage, system, 150, 30))
     count = CALLERS * each
     running = await system.start(stage)
     subscriber = await stage.worker("subscribe", running=reference(running), streams=CALLERS, each=each)
@@ -40,7 +40,7 @@ async def measure(system: System, stage: Stage) -> Figures:
 
 
 async def at_once(stage: Stage) -> Figures:
-    count = CALLERS * stage.size(300, 30)
+    count = CALLERS * stage.size(150, 30)
     return await one_to(1, OURS, stage, count=count, size_bytes=SIZE_BYTES)
 
 

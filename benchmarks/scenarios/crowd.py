@@ -13,7 +13,7 @@ SIZE_BYTES = 100
 PROCESSES = 2
 PER_SECOND = 100
 WARM = 5
-REST_SECONDS = 2.0
+REST_SECONDS = 1.0
 """Between connecting and looking."""
 
 RSS = "1,000 idle subscribers, server RSS growth, MB"
@@ -22,7 +22,7 @@ P99 = "each receiving 100/s, to delivery p99, ms"
 
 
 async def measure(system: System, stage: Stage) -> Figures:
-    connections, seconds = stage.size(1000, 100), stage.size(5, 1)
+    connections, seconds = stage.size(1000, 100), stage.size(2, 1)
     running = await system.start(stage)
     await asyncio.sleep(REST_SECONDS)
     rss = running.store.rss_mb()

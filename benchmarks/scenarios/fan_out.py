@@ -14,7 +14,7 @@ OVER_REDIS = f"deliveries / {REDIS_ALWAYS.name}"
 
 
 async def measure(system: System, stage: Stage) -> Figures:
-    count = portion(stage, system, 200_000, 20_000)
+    count = portion(stage, system, 100_000, 20_000)
     return await one_to(SUBSCRIBERS, system, stage, count=count, size_bytes=SIZE_BYTES)
 
 

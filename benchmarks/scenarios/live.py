@@ -17,7 +17,7 @@ async def one_to(
     subscribers: int, system: System, stage: Stage, *, count: int, size_bytes: int, rss: bool = False
 ) -> Figures:
     """From the first publish to the last delivery to the last subscriber."""
-    running = await system.start(stage)
+    running = await system.start(stage, fresh=rss)
     receiving = [
         await stage.worker("subscribe", running=reference(running), streams=1, each=count)
         for _ in range(subscribers)

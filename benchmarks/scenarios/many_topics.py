@@ -15,7 +15,7 @@ TOPICS = 1000
 ONE = "pubsub, one topic"
 OVER_ONE = "rate / one topic"
 RAW_ONE, RAW_MANY = (
-    sqlite_insert(lambda stage: stage.size(300_000, WINDOW_MESSAGES), SIZE_BYTES, WINDOW_MESSAGES, topics)
+    sqlite_insert(lambda stage: stage.size(200_000, WINDOW_MESSAGES), SIZE_BYTES, WINDOW_MESSAGES, topics)
     for topics in (1, TOPICS)
 )
 """What SQLite itself loses when the rows of a commit belong to many topics: their places in its tree lie apart."""
@@ -23,7 +23,7 @@ RAW_ONE, RAW_MANY = (
 
 async def measure(system: System, stage: Stage) -> Figures:
     """From the first publish to the last delivery to the one subscriber of all topics."""
-    each = max(3, portion(stage, system, 300, 30))
+    each = max(3, portion(stage, system, 200, 30))
     count = TOPICS * each
     running = await system.start(stage, topics=TOPICS)
     subscriber = await stage.worker(
@@ -51,7 +51,7 @@ async def measure(system: System, stage: Stage) -> Figures:
 
 
 async def one_topic(stage: Stage) -> Figures:
-    return await one_to(1, OURS, stage, count=TOPICS * stage.size(300, 30), size_bytes=SIZE_BYTES)
+    return await one_to(1, OURS, stage, count=TOPICS * stage.size(200, 30), size_bytes=SIZE_BYTES)
 
 
 scenario = Scenario(

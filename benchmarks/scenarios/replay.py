@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from benchmarks.readings import Figures, Ratio, RunFailedError, Scenario, Subject, Target, rate
 from benchmarks.scenarios.machine_limits import RATE, loopback, sqlite_read
@@ -22,6 +21,8 @@ SIZE_BYTES = 100
 BESIDE = "pubsub, publishing beside it"
 PUBLISHED = "published/s"
 KEEPS_REPLAY, KEEPS_PUBLISHING = "replay rate / alone", "publishing rate / alone"
+PORTIONS_PER_SECOND = 100
+"""More than a publisher gets rid of: it must not run out."""
 AHEAD_SECONDS = 0.2
 """Publishing is under way for so long when the replay begins."""
 
@@ -33,7 +34,8 @@ def messages(stage: Stage) -> int:
 async def measure(system: System, stage: Stage) -> Figures:
     """From subscribing to the last delivery."""
     count = portion(stage, system, 1_000_000, 100_000)
-    running = await _filled(system, stage, count)
+    running = await system.start(stage)
+    await _fill(stage, running, count)
     subscriber = await _subscriber(stage, running, count)
     cpu_before = running.store.cpu_seconds()
     got = await subscriber.run()
@@ -45,14 +47,12 @@ async def measure(system: System, stage: Stage) -> Figures:
 async def beside(stage: Stage) -> Figures:
     """Publishing alone for a while, then a replay of what was there before, with more publishing beside it."""
     count = messages(stage)
-    running = await _filled(OURS, stage, count)
-    alone = await _publisher(stage, running, stream=1)
+    running = await OURS.start(stage)
+    alone, publisher = await _publisher(stage, running, stream=1), await _publisher(stage, running, stream=2)
+    await _fill(stage, running, count)  # while the others get ready
     alone_found = await alone.run()
-    publisher, subscriber = (
-        await _publisher(stage, running, stream=2),
-        await _subscriber(stage, running, count),
-    )
     await publisher.ready()
+    subscriber = await _subscriber(stage, running, count)
     await subscriber.ready()
     publisher.go()
     await asyncio.sleep(AHEAD_SECONDS)
@@ -71,13 +71,11 @@ async def beside(stage: Stage) -> Figures:
     }
 
 
-async def _filled(system: System, stage: Stage, count: int) -> Running:
-    running = await system.start(stage)
+async def _fill(stage: Stage, running: Running, count: int) -> None:
     publisher = await stage.worker(
         "publish-many", running=reference(running), count=count, size_bytes=SIZE_BYTES
     )
     await publisher.run()
-    return running
 
 
 async def _subscriber(stage: Stage, running: Running, count: int) -> Worker:
@@ -87,11 +85,18 @@ async def _subscriber(stage: Stage, running: Running, count: int) -> Worker:
 
 
 async def _publisher(stage: Stage, running: Running, stream: int) -> Worker:
-    task: dict[str, Any] = {"stream": stream, "seconds": stage.size(3, 1), "size_bytes": SIZE_BYTES}
-    return await stage.worker("publish-for", running=reference(running), **task)
+    seconds = stage.size(2, 1)
+    return await stage.worker(
+        "publish-for",
+        running=reference(running),
+        stream=stream,
+        seconds=seconds,
+        size_bytes=SIZE_BYTES,
+        portions=PORTIONS_PER_SECOND * seconds,
+    )
 
 
-_raw = sqlite_read(messages, SIZE_BYTES)
+_raw = sqlite_read(lambda stage: stage.size(300_000, 100_000), SIZE_BYTES)
 
 scenario = Scenario(
     name="replay",

@@ -37,7 +37,7 @@ WARM = 50
 
 
 async def _throughput(system: AnySystem, stage: Stage) -> Figures:
-    return await one_to(1, system, stage, count=stage.size(300_000, 30_000), size_bytes=SIZE_BYTES)
+    return await one_to(1, system, stage, count=stage.size(200_000, 30_000), size_bytes=SIZE_BYTES)
 
 
 async def _one_at_a_time(stage: Stage) -> Figures:
@@ -48,7 +48,7 @@ async def _one_at_a_time(stage: Stage) -> Figures:
     publisher = await stage.worker(
         "publish-in-turn",
         runnings=[{"system": "pubsub", "where": where(cluster, topic)} for topic in (ALONE, TOPIC)],
-        count=stage.size(3000, 300),
+        count=stage.size(1500, 300),
         warm=WARM,
         size_bytes=SIZE_BYTES,
     )
@@ -103,6 +103,7 @@ AT_REST = "10,000 topics with 3 copies on 3 peers"
 cost = Scenario(
     name="replication",
     quick=False,
+    long=True,
     title='3 copies on one machine, acks="all", beside a single copy, 100 B',
     subjects=(
         subject(SINGLE, _throughput),

@@ -20,7 +20,7 @@ MOST_WRITES = 3.0
 
 
 def messages(stage: Stage) -> int:
-    return stage.size(3000, 300)
+    return stage.size(1500, 300)
 
 
 async def remote(stage: Stage) -> Figures:

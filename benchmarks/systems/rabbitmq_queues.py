@@ -20,7 +20,6 @@ from benchmarks.systems import rabbitmq
 from benchmarks.systems.inbox import Inbox
 from benchmarks.systems.names import Running
 
-EXCHANGE = "bench"
 IN_FLIGHT = 4000
 PREFETCH = 5000
 ACK_EVERY = 500
@@ -41,16 +40,18 @@ class System:
     def missing(self) -> str | None:
         return rabbitmq.missing() or (None if find_spec("pika") else "pika is not installed")
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
-        node, ports = await rabbitmq.start_node(stage)
-        return Running(system="rabbitmq-queue", where={"port": ports["amqp_port"]}, store=node)
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
+        node, ports = await rabbitmq.node(stage, fresh=fresh)
+        where = {"port": ports["amqp_port"], "exchange": rabbitmq.new_name()}
+        return Running(system="rabbitmq-queue", where=where, store=node)
 
 
 class Driver:
     """pika's AsyncioConnection, with one channel to publish and one to receive."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, exchange: str) -> None:
         self._port = port
+        self._exchange = exchange
         self._inbox = Inbox()
         self._published = 0
         self._confirmed = 0
@@ -77,7 +78,7 @@ class Driver:
         await opened
         self._sender = await self._channel()
         await _answered(
-            self._sender.exchange_declare, exchange=EXCHANGE, exchange_type="fanout", durable=True
+            self._sender.exchange_declare, exchange=self._exchange, exchange_type="fanout", durable=True
         )
         await _answered(self._sender.confirm_delivery, ack_nack_callback=self._on_confirm)
         self._properties = pika.BasicProperties(delivery_mode=2)
@@ -104,7 +105,7 @@ class Driver:
         self._room.set()
 
     def _send(self, payload: bytes) -> int:
-        self._sender.basic_publish(EXCHANGE, "", payload, self._properties)
+        self._sender.basic_publish(self._exchange, "", payload, self._properties)
         self._published += 1
         return self._published
 
@@ -137,7 +138,7 @@ class Driver:
         await _answered(
             receiver.queue_declare, queue=queue, durable=True, arguments={"x-queue-type": "quorum"}
         )
-        await _answered(receiver.queue_bind, queue=queue, exchange=EXCHANGE)
+        await _answered(receiver.queue_bind, queue=queue, exchange=self._exchange)
         await _answered(receiver.basic_qos, prefetch_count=PREFETCH)
         await _answered(receiver.basic_consume, queue=queue, on_message_callback=self._on_message)
 

@@ -17,7 +17,6 @@ from benchmarks.systems import rabbitmq
 from benchmarks.systems.inbox import Inbox
 from benchmarks.systems.names import Running
 
-STREAM = "bench"
 BATCH_BYTES = 200_000
 IN_FLIGHT_BYTES = 8 * BATCH_BYTES
 CREDITS = 100
@@ -38,20 +37,23 @@ class System:
     def missing(self) -> str | None:
         return rabbitmq.missing() or (None if find_spec("rstream") else "rstream is not installed")
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         from rstream import Producer
 
-        node, ports = await rabbitmq.start_node(stage)
+        node, ports = await rabbitmq.node(stage, fresh=fresh)
+        stream = rabbitmq.new_name()
         async with Producer("127.0.0.1", ports["stream_port"], username=GUEST, password=GUEST) as producer:
-            await producer.create_stream(STREAM)
-        return Running(system="rabbitmq-stream", where={"port": ports["stream_port"]}, store=node)
+            await producer.create_stream(stream)
+        where = {"port": ports["stream_port"], "stream": stream}
+        return Running(system="rabbitmq-stream", where=where, store=node)
 
 
 class Driver:
     """rstream's producer and consumer."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, stream: str) -> None:
         self._port = port
+        self._stream = stream
         self._inbox = Inbox()
         self._free = 0
         self._refused = ""
@@ -77,7 +79,7 @@ class Driver:
             part = payloads[start : start + batch]
             await self._room(len(part))
             self._free -= len(part)
-            await self._producer.send_batch(STREAM, part, on_publish_confirm=self._on_confirm)
+            await self._producer.send_batch(self._stream, part, on_publish_confirm=self._on_confirm)
         await self._room(most)
 
     def _on_confirm(self, status: Any) -> None:
@@ -95,13 +97,13 @@ class Driver:
             raise RunFailedError(f"rabbitmq-server refused a message: {self._refused}")
 
     def publish(self, payload: bytes) -> Awaitable[object]:
-        return self._producer.send_wait(STREAM, payload, timeout=CONFIRM_SECONDS)
+        return self._producer.send_wait(self._stream, payload, timeout=CONFIRM_SECONDS)
 
     async def subscribe(self, *, from_start: bool) -> None:
         from rstream import ConsumerOffsetSpecification, OffsetType
 
         await self._consumer.subscribe(
-            STREAM,
+            self._stream,
             self._on_message,
             offset_specification=ConsumerOffsetSpecification(
                 OffsetType.FIRST if from_start else OffsetType.NEXT, None

@@ -48,7 +48,7 @@ class System:
             return "redis-server is not installed"
         return None if find_spec("redis") and find_spec("hiredis") else "redis-py or hiredis is not installed"
 
-    async def start(self, stage: Stage, *, topics: int = 0) -> Running:
+    async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         port = free_port()
         data = stage.directory / "redis"
         data.mkdir()
