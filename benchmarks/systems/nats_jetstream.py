@@ -99,14 +99,14 @@ ALWAYS = System(
 BATCHES = System(
     "NATS JetStream, sync always, atomic batches of 500",
     "always",
-    0.25,
+    0.15,
     "on disk (fsync of each batch) before the acknowledgement",
     batches=True,
 )
 DEFAULT = System(
     "NATS JetStream, default",
     "2m",
-    0.35,
+    0.2,
     "given to the kernel; fsynced every 2 minutes: a crash of the machine loses what came since",
     batches=False,
 )

@@ -35,7 +35,7 @@ class System:
     promise = (
         "on disk (write-ahead log, fsync) before the confirm; gone when its subscriber has acknowledged it"
     )
-    share = 0.15
+    share = 0.1
 
     def missing(self) -> str | None:
         return rabbitmq.missing() or (None if find_spec("pika") else "pika is not installed")

@@ -32,7 +32,7 @@ class System:
     promise = (
         "given to the kernel; never fsynced: a crash of the machine loses what it had not written by itself"
     )
-    share = 0.7
+    share = 0.5
 
     def missing(self) -> str | None:
         return rabbitmq.missing() or (None if find_spec("rstream") else "rstream is not installed")

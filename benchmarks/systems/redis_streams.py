@@ -35,7 +35,7 @@ POLL_SECONDS = 0.02
 class System:
     """A `redis-server` that syncs its append-only file as told."""
 
-    share = 0.7
+    share = 0.4
 
     def __init__(self, name: str, appendfsync: str, promise: str, *, two_pipelines: bool = False) -> None:
         self.name = name

@@ -86,11 +86,11 @@ class Commands:
 
     async def _run_pipeline(self, commands: list[Command]) -> list[Any]:
         now = asyncio.get_running_loop().time
-        if now() < self._failing_until:
-            raise self._unavailable(self._failure)
+        self._check_failing()
         try:
             with keep_cancellation():
                 async with asyncio.timeout(self._reply_seconds), self._turn:
+                    self._check_failing()  # it may have failed others meanwhile
                     replies = await self._send(commands)
         except REDIS_ERRORS as error:
             reason = self._reason(error)
@@ -103,6 +103,10 @@ class Commands:
             raise self._unavailable(reason) from error
         self._pause_seconds = 0.0
         return replies
+
+    def _check_failing(self) -> None:
+        if asyncio.get_running_loop().time() < self._failing_until:
+            raise self._unavailable(self._failure)
 
     async def _send(self, commands: list[Command]) -> list[Any]:
         replies = await self._round_trip(commands)

@@ -26,9 +26,11 @@ REPLY_SECONDS = 3.0
 to say that it is the registry that does not answer."""
 
 
-def make_client(address: RedisAddress, closing: AsyncExitStack) -> RedisClient:
+def make_client(
+    address: RedisAddress, closing: AsyncExitStack, reply_seconds: float = REPLY_SECONDS
+) -> RedisClient:
     """Make a client and see to it that `closing` closes it."""
-    options = _options(address)
+    options = _options(address) | {"socket_timeout": reply_seconds}
     client: RedisClient
     if address.kind == "sentinel":
         client = _behind_sentinels(address, options, closing)

@@ -88,7 +88,7 @@ class RedisRegistry(Registry):
 
     async def open(self) -> None:
         try:
-            self._use(make_client(self._redis_address, self._closing))
+            self._use(make_client(self._redis_address, self._closing, self._reply_seconds))
         except (ValueError, OSError) as error:  # such as a certificate file that is not there
             reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise SettingsError(f"the registry URL {self.where} cannot be used: {reason}") from error
