@@ -7,6 +7,7 @@ and what was asked of it. Payloads are made before the clock starts.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from typing import Any
 
@@ -52,10 +53,14 @@ async def publish_for(
     size_bytes: int,
     portions: int,
 ) -> dict[str, Any]:
-    """Portions in one call each, two under way, until the time or they are over; reports when each was acknowledged."""
+    """Portions in one call each, two under way, until the time or they are over or SIGUSR1 ends it; reports when each
+    was acknowledged.
+    """
     publisher = driver(running)
     await publisher.open()
     messages = payloads(stream, portions * PORTION, size_bytes)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, over.set)
     await cue.ready()
     clock = Clock()
     done: list[tuple[int, int]] = []
@@ -65,7 +70,7 @@ async def publish_for(
         for start in taken:
             await publisher.publish_many(messages[start : start + PORTION])
             done.append((time.monotonic_ns(), PORTION))
-            if done[-1][0] - clock.began_ns > seconds * 1e9:
+            if over.is_set() or done[-1][0] - clock.began_ns > seconds * 1e9:
                 return
 
     await asyncio.gather(publish(), publish())

@@ -1,6 +1,7 @@
 """Where one measurement happens: a directory of its own, and the processes started in it.
 
-Every process is ended by its id when the measurement is over, however it ended, and the directory removed.
+Every process is ended by its id when the measurement is over, however it ended, and the directory removed. A server
+that serves other measurements too (`kept`) has a stage of its own.
 """
 
 from __future__ import annotations
@@ -69,9 +70,10 @@ class Child:
         self._signal_family(signal.SIGCONT)
 
     def _signal_family(self, number: int) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        if self.process.returncode is None:
             for process in self._family():
-                process.send_signal(number)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
     def said(self) -> str:
         """The end of what it wrote to stderr."""
@@ -159,8 +161,10 @@ class Stage:
     ) -> None:
         for child in reversed(self._children):
             await child.end()
-        if self.kept is not None:
+        if self.kept is not None and kind is None:
             self.kept.suspend()
+        elif self.kept is not None:
+            await self.kept.end()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def size(self, full: int, quick: int, long: int | None = None) -> int:

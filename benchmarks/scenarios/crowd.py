@@ -23,7 +23,7 @@ P99 = "each receiving 100/s, to delivery p99, ms"
 
 async def measure(system: System, stage: Stage) -> Figures:
     connections, seconds = stage.size(1000, 100), stage.size(2, 1)
-    running = await system.start(stage)
+    running = await system.start(stage, fresh=True)
     await asyncio.sleep(REST_SECONDS)
     rss = running.store.rss_mb()
     crowd = [

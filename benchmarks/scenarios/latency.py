@@ -15,7 +15,7 @@ P50, P99 = "to delivery p50, ms", "to delivery p99, ms"
 
 
 async def measure(system: System, stage: Stage) -> Figures:
-    seconds = stage.size(2, 2)
+    seconds = stage.size(3, 2)
     running = await system.start(stage)
     subscriber = await stage.worker(
         "subscribe", running=reference(running), streams=1, each=PER_SECOND * seconds, warm=WARM, timed=True

@@ -14,10 +14,22 @@ PER_DELIVERY = "server CPU, µs/delivery"
 
 
 async def one_to(
-    subscribers: int, system: System, stage: Stage, *, count: int, size_bytes: int, rss: bool = False
+    subscribers: int,
+    system: System,
+    stage: Stage,
+    *,
+    count: int,
+    size_bytes: int,
+    rss: bool = False,
+    fresh: bool = False,
 ) -> Figures:
-    """From the first publish to the last delivery to the last subscriber."""
-    running = await system.start(stage, fresh=rss)
+    """From the first publish to the last delivery to the last subscriber.
+
+    Args:
+        rss: Say how large a fresh server is afterwards.
+        fresh: Start one in any case.
+    """
+    running = await system.start(stage, fresh=fresh)
     receiving = [
         await stage.worker("subscribe", running=reference(running), streams=1, each=count)
         for _ in range(subscribers)
@@ -38,7 +50,7 @@ async def one_to(
     if subscribers > 1:
         figures |= {DELIVERIES: count * subscribers / seconds}
         figures |= {PER_DELIVERY: server / (count * subscribers) * 1e6}
-    if rss:
+    if rss and running.fresh:
         figures |= {RSS: running.store.rss_mb()}
     return figures | cpu_figures(
         count, publisher=sent["cpu_seconds"], server=server, subscriber=got[0]["cpu_seconds"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 from benchmarks.readings import Figures, Ratio, RunFailedError, Scenario, Subject, Target, rate
 from benchmarks.scenarios.machine_limits import RATE, loopback, sqlite_read
@@ -12,7 +13,6 @@ from benchmarks.systems.all import (
     OURS,
     RABBITMQ_STREAM,
     REDIS_EVERYSEC,
-    portion,
     subjects,
 )
 from benchmarks.systems.names import Running, System, reference
@@ -21,8 +21,9 @@ SIZE_BYTES = 100
 BESIDE = "pubsub, publishing beside it"
 PUBLISHED = "published/s"
 KEEPS_REPLAY, KEEPS_PUBLISHING = "replay rate / alone", "publishing rate / alone"
-PORTIONS_PER_SECOND = 100
+PORTIONS = 200
 """More than a publisher gets rid of: it must not run out."""
+MOST_SECONDS = 30
 AHEAD_SECONDS = 0.2
 """Publishing is under way for so long when the replay begins."""
 
@@ -33,7 +34,7 @@ def messages(stage: Stage) -> int:
 
 async def measure(system: System, stage: Stage) -> Figures:
     """From subscribing to the last delivery."""
-    count = portion(stage, system, 1_000_000, 100_000)
+    count = int(messages(stage) * system.share)
     running = await system.start(stage)
     await _fill(stage, running, count)
     subscriber = await _subscriber(stage, running, count)
@@ -48,7 +49,9 @@ async def beside(stage: Stage) -> Figures:
     """Publishing alone for a while, then a replay of what was there before, with more publishing beside it."""
     count = messages(stage)
     running = await OURS.start(stage)
-    alone, publisher = await _publisher(stage, running, stream=1), await _publisher(stage, running, stream=2)
+    seconds = stage.size(2, 1)
+    alone = await _publisher(stage, running, 1, seconds)
+    publisher = await _publisher(stage, running, 2, MOST_SECONDS)
     await _fill(stage, running, count)  # while the others get ready
     alone_found = await alone.run()
     await publisher.ready()
@@ -57,12 +60,13 @@ async def beside(stage: Stage) -> Figures:
     publisher.go()
     await asyncio.sleep(AHEAD_SECONDS)
     subscriber.go()
-    got, sent = await subscriber.result(), await publisher.result()
+    got = await subscriber.result()
+    publisher.signal(signal.SIGUSR1)
+    sent = await publisher.result()
     # Only what was published while the replay ran counts for the rate beside it.
-    began, ended = max(sent["began_ns"], got["began_ns"]), min(sent["ended_ns"], got["ended_ns"])
-    during = [portion for portion in sent["portions"] if began <= portion[0] <= ended]
-    if len(during) < 2:
-        raise RunFailedError("the replay was over before anything was published beside it")
+    during = [portion for portion in sent["portions"] if got["began_ns"] <= portion[0] <= got["ended_ns"]]
+    if len(during) < 2 or sent["ended_ns"] < got["ended_ns"]:
+        raise RunFailedError("publishing was not under way while the replay was")
     return {
         RATE: count / ((got["ended_ns"] - got["began_ns"]) / 1e9),
         PUBLISHED: rate(during),
@@ -84,15 +88,14 @@ async def _subscriber(stage: Stage, running: Running, count: int) -> Worker:
     )
 
 
-async def _publisher(stage: Stage, running: Running, stream: int) -> Worker:
-    seconds = stage.size(2, 1)
+async def _publisher(stage: Stage, running: Running, stream: int, seconds: int) -> Worker:
     return await stage.worker(
         "publish-for",
         running=reference(running),
         stream=stream,
         seconds=seconds,
         size_bytes=SIZE_BYTES,
-        portions=PORTIONS_PER_SECOND * seconds,
+        portions=stage.size(PORTIONS, PORTIONS // 4),
     )
 
 

@@ -39,11 +39,11 @@ def _scenario(
     name: str, size_bytes: int, full: int, quick: int, others: Sequence[System], at_least: dict[str, float]
 ) -> Scenario:
     """`at_least`: ratio -> what it should be. The other ratios are shown all the same."""
-    rss = size_bytes != SMALL_BYTES  # takes a server that is fresh, which some need many seconds for
+    fresh = size_bytes != SMALL_BYTES  # some take many seconds to start: too many for a short run
 
     async def measure(system: System, stage: Stage) -> Figures:
         count = portion(stage, system, full, quick)
-        return await one_to(1, system, stage, count=count, size_bytes=size_bytes, rss=rss)
+        return await one_to(1, system, stage, count=count, size_bytes=size_bytes, rss=True, fresh=fresh)
 
     def count(stage: Stage) -> int:
         return stage.size(full, quick)

@@ -29,6 +29,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """What its driver needs to find it."""
     store: Child
     """The server that keeps the messages: its memory and CPU time are looked at."""
+    fresh: bool = True
+    """Whether nobody has used that server before."""
 
 
 class System(Protocol):
@@ -38,7 +40,7 @@ class System(Protocol):
     promise: str
     """What an acknowledged publish survives, in words."""
     share: float
-    """Slower systems are given so much of the messages, so that all are measured for about as long."""
+    """Slower systems are given so much of the messages, so that all are measured for about a second."""
 
     def missing(self) -> str | None:
         """Why it cannot be measured here; None if it can."""
@@ -46,8 +48,7 @@ class System(Protocol):
     async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         """Start it, with one empty topic; and with so many more for `publish_round_robin`.
 
-        `fresh`: nobody has used it before, for its memory is looked at. One that takes long to start may otherwise be
-        that of earlier measurements.
+        `fresh`: the server must be. One that takes long to start may otherwise be that of earlier measurements.
         """
 
 

@@ -1,4 +1,5 @@
-"""RabbitMQ where it is installed: one node with its own epmd, on free loopback ports and a directory of its own.
+"""RabbitMQ where it is installed: one node with its own epmd, on free loopback ports and a directory of its own. It
+serves a whole run, for it takes many seconds to start; each measurement has names of its own there.
 
 The node is started from the installation's own scripts, as whoever measures, not as the service that a package
 may have installed.
@@ -38,7 +39,7 @@ def new_name() -> str:
 
 
 async def node(stage: Stage, *, fresh: bool) -> Started:
-    """A node, with its ports; that of the whole run if it need not be a new one, for it takes many seconds to start."""
+    """A node, with its ports; that of the whole run if it need not be a new one."""
     if fresh or stage.kept is None:
         return await _start(stage)
     child, ports = await stage.kept.resume("rabbitmq", _start)

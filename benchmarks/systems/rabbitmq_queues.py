@@ -9,7 +9,6 @@ had: there is no replay.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any
@@ -29,7 +28,7 @@ CONFIRM_SECONDS = 60
 
 
 class System:
-    """A RabbitMQ node with one exchange, to which each subscriber binds a quorum queue."""
+    """An exchange of a RabbitMQ node, to which each subscriber binds a quorum queue."""
 
     name = "RabbitMQ quorum queue"
     promise = (
@@ -43,7 +42,7 @@ class System:
     async def start(self, stage: Stage, *, topics: int = 0, fresh: bool = False) -> Running:
         node, ports = await rabbitmq.node(stage, fresh=fresh)
         where = {"port": ports["amqp_port"], "exchange": rabbitmq.new_name()}
-        return Running(system="rabbitmq-queue", where=where, store=node)
+        return Running(system="rabbitmq-queue", where=where, store=node, fresh=fresh or stage.kept is None)
 
 
 class Driver:
@@ -58,6 +57,7 @@ class Driver:
         self._refused = False
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._room = asyncio.Event()
+        self._queue = ""
         self._last_tag = self._acked_tag = 0
         self._acking: asyncio.TimerHandle | None = None
 
@@ -78,7 +78,11 @@ class Driver:
         await opened
         self._sender = await self._channel()
         await _answered(
-            self._sender.exchange_declare, exchange=self._exchange, exchange_type="fanout", durable=True
+            self._sender.exchange_declare,
+            exchange=self._exchange,
+            exchange_type="fanout",
+            durable=True,
+            auto_delete=True,
         )
         await _answered(self._sender.confirm_delivery, ack_nack_callback=self._on_confirm)
         self._properties = pika.BasicProperties(delivery_mode=2)
@@ -91,6 +95,8 @@ class Driver:
     async def close(self) -> None:
         if self._acking is not None:
             self._acking.cancel()
+        if self._queue:  # the node serves others after this
+            await _answered(self._sender.queue_delete, queue=self._queue)
         self._connection.close()
         await self._closed.wait()
 
@@ -133,7 +139,7 @@ class Driver:
     async def subscribe(self, *, from_start: bool) -> None:
         if from_start:
             raise RunFailedError("a queue has no replay")
-        queue = f"bench-{uuid.uuid4().hex}"
+        queue = self._queue = rabbitmq.new_name()
         receiver = self._receiver = await self._channel()
         await _answered(
             receiver.queue_declare, queue=queue, durable=True, arguments={"x-queue-type": "quorum"}

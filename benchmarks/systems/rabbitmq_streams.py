@@ -26,7 +26,7 @@ GUEST = "guest"
 
 
 class System:
-    """A RabbitMQ node with one stream."""
+    """A stream of a RabbitMQ node."""
 
     name = "RabbitMQ stream"
     promise = (
@@ -45,7 +45,7 @@ class System:
         async with Producer("127.0.0.1", ports["stream_port"], username=GUEST, password=GUEST) as producer:
             await producer.create_stream(stream)
         where = {"port": ports["stream_port"], "stream": stream}
-        return Running(system="rabbitmq-stream", where=where, store=node)
+        return Running(system="rabbitmq-stream", where=where, store=node, fresh=fresh or stage.kept is None)
 
 
 class Driver:

@@ -2,8 +2,11 @@
 
 Its rules: whatever goes wrong on the way becomes RegistryUnavailableError here and nowhere else. A script
 that the server forgot (restart, SCRIPT FLUSH) is sent once more, as text. After a connection failed, calls fail at
-once for a moment that grows from one failure to the next (backoff), so that an unreachable server costs its
-callers seconds once and not each time.
+once for a moment that grows from one failure to the next (backoff), also those that wait for their turn, so that an
+unreachable server costs its callers seconds once and not each time.
+
+A call whose time is up in the very turn of the event loop in which it is sent may not notice (`cancellation`): it then
+takes as long again, the library's own limit for a reply.
 """
 
 from __future__ import annotations
@@ -101,7 +104,7 @@ class Commands:
                 self._failing_until = now() + self._pause_seconds * random.uniform(0.5, 1.0)
                 self._failure = reason
             raise self._unavailable(reason) from error
-        self._pause_seconds = 0.0
+        self._pause_seconds = self._failing_until = 0.0
         return replies
 
     def _check_failing(self) -> None:

@@ -30,7 +30,7 @@ def make_client(
     address: RedisAddress, closing: AsyncExitStack, reply_seconds: float = REPLY_SECONDS
 ) -> RedisClient:
     """Make a client and see to it that `closing` closes it."""
-    options = _options(address) | {"socket_timeout": reply_seconds}
+    options = _options(address, reply_seconds)
     client: RedisClient
     if address.kind == "sentinel":
         client = _behind_sentinels(address, options, closing)
@@ -46,7 +46,7 @@ def make_client(
     return client
 
 
-def client_options() -> dict[str, Any]:
+def client_options(reply_seconds: float = REPLY_SECONDS) -> dict[str, Any]:
     """The options that every client has, also one of the embedded registry."""
     return {
         "protocol": 2,
@@ -54,13 +54,13 @@ def client_options() -> dict[str, Any]:
         "encoding_errors": "replace",
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": REPLY_SECONDS,
+        "socket_timeout": reply_seconds,
         "driver_info": None,  # spares each connection two commands that only name the library
     }
 
 
-def _options(address: RedisAddress) -> dict[str, Any]:
-    options = client_options()
+def _options(address: RedisAddress, reply_seconds: float) -> dict[str, Any]:
+    options = client_options(reply_seconds)
     options |= {"username": address.username, "password": address.password}
     if address.tls:
         options |= {"ssl": True} | {name: v for name, v in address.options.items() if name.startswith("ssl_")}

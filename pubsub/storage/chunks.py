@@ -107,6 +107,8 @@ def read_packed(
     if first is None:
         return None
     offset, first_us, keyed, headed, mean_bytes = first
+    if type(offset) is not int or type(first_us) is not int:  # damage, which the rows are to show
+        return None
     cap = max(LEAST_CAP, 4 * (mean_bytes or 0))
     messages = min(limit, MOST, stop - offset, max_bytes // (mean_bytes or 1))
     if messages < FEWEST or cap > MOST_CAP:
@@ -137,7 +139,7 @@ def _unpack(
 ) -> tuple[Batch, Marks] | None:
     """What a packed chunk holds, which begins at that offset and time; None if it is not complete."""
     last, passed_us, begins, *columns = row
-    if last is None or None in columns or b"\\" in (begins or b""):
+    if type(last) is not int or type(passed_us) is not int or None in columns or b"\\" in (begins or b""):
         return None
     array = _ARRAY + (last - offset + 1).to_bytes(4, "big")
     try:

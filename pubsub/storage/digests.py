@@ -69,7 +69,7 @@ class Digests:
             self._end_range(stop)
         return self._ranges
 
-    def damaged_at(self, offset: int, start: int) -> list[Range]:
+    def up_to_damage(self, offset: int, start: int) -> list[Range]:
         """All ranges up to the one that has this offset, which cannot be read; reading began at `start`."""
         whole = [part for part in self._ranges if part.stop <= offset]
         begin = whole[-1].stop if whole else start

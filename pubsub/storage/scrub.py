@@ -9,7 +9,8 @@ Reads only, in bounded chunks. Two questions, answered in one go:
 A page that SQLite cannot read, or a cell that is not what it should be, is damage like a checksum that does not fit.
 
 That all is well is soon said of a chunk that SQLite packs (`chunks`). Where that fails, for whatever reason, it is read
-row by row, which says what is wrong and where, if anything is.
+row by row, which says what is wrong and where, if anything is. What a packed chunk does not show: two times between the
+first and the last of it that are wrong by as much, one too early, one too late.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ _READ = (
     "WHERE topic_id = ? AND offset >= ? AND offset < ? ORDER BY offset"
 )
 _TYPES = (int, int, str | None, str | None, bytes | None, str | None)
-_KINDS = (
-    "SELECT DISTINCT typeof(published_at), typeof(key), typeof(headers), typeof(payload), typeof(batch) "
-    "FROM messages WHERE topic_id = ? AND offset >= ? AND offset < ?"
+_SHAPE = (
+    "SELECT count(*), sum(offset - ?2), min(published_at), max(published_at), sum("
+    "typeof(offset) <> 'integer' OR typeof(published_at) <> 'integer' OR typeof(key) NOT IN ('text', 'null') "
+    "OR typeof(headers) NOT IN ('text', 'null') OR typeof(payload) NOT IN ('blob', 'null') "
+    "OR typeof(batch) NOT IN ('text', 'null')) "
+    "FROM messages WHERE topic_id = ?1 AND offset >= ?2 AND offset < ?3"
 )
-"""The types of cells: what is packed does not show them."""
-_EXPECTED = ({"integer"}, {"text", "null"}, {"text", "null"}, {"blob", "null"}, {"text", "null"})
+"""What a packed chunk takes for granted, or adds up: its offsets, the bounds of its times, the types of its cells."""
 
 
 class Scrubbed(msgspec.Struct, frozen=True):
@@ -78,7 +81,7 @@ def scrub(
     Args:
         start: Where a batch begins, or the one there is not looked at.
         step: Ranges end at multiples of it.
-        max_bytes: Once so much was read, no further batch is begun.
+        max_bytes: Once about so much was read, no further batch is begun.
         begun: The last range of the chunk before, which goes on here.
     """
     bounds = (topic_id, start, stop, step, max_bytes, begun)
@@ -105,8 +108,9 @@ def _scrub_packed(
             if marks and decode_mark(marks[-1][1]).messages > len(batch.payloads) - marks[-1][0]:
                 return None
         end = next_position(batch)
-        kinds = connection.exec_driver_sql(_KINDS, (topic_id, start, end)).all()
-        if not all(kind in expected for row in kinds for kind, expected in zip(row, _EXPECTED, strict=True)):
+        messages, times = len(batch.payloads), _times(batch)
+        shape = (messages, messages * (messages - 1) // 2, times[0], times[-1], 0)
+        if tuple(connection.exec_driver_sql(_SHAPE, (topic_id, batch.first_offset, end)).one()) != shape:
             return None
         whole = list(whole_batches(batch, marks))
     except (DBAPIError, msgspec.MsgspecError):
@@ -114,9 +118,8 @@ def _scrub_packed(
     for text, part in whole:
         if not decode_mark(text).fits(_times(part), part.keys, part.headers, part.payloads):
             return None
-    messages = len(batch.payloads)
     nothing = [None] * messages
-    columns = (_times(batch), batch.keys or nothing, batch.headers or nothing, batch.payloads)
+    columns = (times, batch.keys or nothing, batch.headers or nothing, batch.payloads)
     digests = Digests(start, stop, step, begun)
     digests.add(list(zip(range(batch.first_offset, end), *columns, strict=True)))
     return Scrubbed(end, batch_bytes(batch) + HEAD_BYTES * messages, digests.up_to(end))
@@ -143,7 +146,8 @@ def _scrub_rows(
         rows.execute(_READ, (topic_id, start, stop))
         for row in rows:
             if reading.size_bytes >= max_bytes and reading.may_stop(row):
-                return reading.result(row[0])
+                reading.end_batch()
+                return reading.so_far()
             reading.add(row)
         reading.end_batch()
     except sqlite3.DatabaseError as error:
@@ -175,6 +179,8 @@ class _Reading:
         self._mark: Mark | None = None
         self._batch: list[Row] = []
         self._batch_start = start
+        self._offset = start - 1
+        """Of the row that was read last."""
 
     def may_stop(self, row: Row) -> bool:
         """Whether no batch is cut in two before this row."""
@@ -184,6 +190,9 @@ class _Reading:
         if not all(map(isinstance, row, _TYPES)):
             raise _Damage(f"the message at offset {row[0]} has a cell of another type")
         offset, _, key, headers, payload, mark = row
+        if offset <= self._offset:
+            raise _Damage(f"offset {offset} comes after offset {self._offset}")
+        self._offset = offset
         if mark is not None:
             self.end_batch()
             self._batch_start = offset
@@ -206,6 +215,10 @@ class _Reading:
         if not mark.fits(times, keys, headers, payloads):
             raise _Damage(f"the batch at offset {rows[0][0]} does not fit its checksum")
 
+    def so_far(self) -> Scrubbed:
+        """All is well up to the row that was read last."""
+        return self.result(self._offset + 1)
+
     def result(self, stop: int) -> Scrubbed:
         """All is well up to `stop`."""
         return Scrubbed(stop, self.size_bytes, self._digests.up_to(stop))
@@ -213,5 +226,5 @@ class _Reading:
     def damaged(self, why: str) -> Scrubbed:
         """The batch that was read last, or what follows it, is damaged."""
         at = max(self._start, self._batch_start)
-        ranges = self._digests.damaged_at(at, self._start)
+        ranges = self._digests.up_to_damage(at, self._start)
         return Scrubbed(ranges[-1].stop, self.size_bytes, ranges, at, why)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+import pubsub.registry.commands
 from pubsub.errors import RegistryUnavailableError
 from pubsub.registry.commands import _PIPELINES, Commands
 from pubsub.registry.connections import RedisClient
@@ -32,7 +33,11 @@ class SilentClient:
         return []
 
 
-async def test_what_waits_for_its_turn_is_not_sent_to_a_server_that_has_just_not_answered():
+async def test_what_waits_for_its_turn_is_not_sent_to_a_server_that_has_just_not_answered(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(pubsub.registry.commands, "_BACKOFF_FIRST_SECONDS", 60.0)
+    monkeypatch.setattr(pubsub.registry.commands, "_BACKOFF_MOST_SECONDS", 60.0)
     client = SilentClient()
     commands = Commands(cast(RedisClient, client), "somewhere", REPLY_SECONDS)
     first = [asyncio.create_task(commands.run([("PING",)])) for _ in range(_PIPELINES)]

@@ -19,9 +19,9 @@ Row = tuple[int, int, str | None, str | None, bytes | None, str | None]
 
 
 @contextmanager
-def opened() -> Iterator[Connection]:
+def opened(url: str = "sqlite://") -> Iterator[Connection]:
     """Both tables, empty."""
-    with create_engine("sqlite://").connect() as connection:
+    with create_engine(url).connect() as connection:
         connection.exec_driver_sql(TOPICS)
         connection.exec_driver_sql(MESSAGES)
         yield connection
