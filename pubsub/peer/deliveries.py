@@ -118,15 +118,14 @@ class Deliveries:
             delivery.end(error)
 
     def by_topic(self) -> dict[str, dict[str, int]]:
-        """Topic -> name of a subscription -> since when, for the registry."""
-        return {
-            feed.topic.name: {
-                delivery.name or f"{delivery.connection.remote}/{delivery.number}": delivery.since_us
-                for delivery in feed.deliveries
-                if not delivery.follows
-            }
-            for feed in self._feeds.values()
-        }
+        """Topic -> name of a subscription -> since when, for the registry. Topics without any are left out."""
+        found: dict[str, dict[str, int]] = {}
+        for feed in self._feeds.values():
+            for delivery in feed.deliveries:
+                if not delivery.follows:
+                    name = delivery.name or f"{delivery.connection.remote}/{delivery.number}"
+                    found.setdefault(feed.topic.name, {})[name] = delivery.since_us
+        return found
 
     def _forget(self, feed: Feed) -> None:
         self._feeds.pop(feed.topic.id, None)

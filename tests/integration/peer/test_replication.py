@@ -43,6 +43,20 @@ async def test_subscribers_get_what_is_committed(tmp_path: Path):
                 assert (await anext(messages)).payload == b"%d" % number
 
 
+async def test_heartbeats_tell_of_subscriptions_and_not_of_copies(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await site.client()
+        for topic in ("t", "u"):
+            await client.create_topic(topic, on="alice", policy={"replicas": 3})
+            await site.in_sync(topic, *THREE)
+        alice = site.peers["alice"]._node
+        assert alice.subscribers() == {}
+        async with client.subscribe("t"):
+            await wait_until(lambda: [len(names) for names in alice.subscribers().values()] == [1])
+            assert [*alice.subscribers()] == ["t"]
+        await wait_until(lambda: alice.subscribers() == {})
+
+
 async def test_the_result_says_who_has_it(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await site.client()
