@@ -46,7 +46,7 @@ MINUTES ?= 10
 torture: $(VENV)/.dev ## real processes under kills, pauses, partitions, full disks and lost registries for MINUTES=n; SEED=n for one plan
 	@$(BIN)/python -m tests.torture $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-bench: $(VENV)/.bench ## all benchmarks (minutes)
+bench: $(VENV)/.bench ## ours and the others in turn, three times (some minutes)
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(VENV)/.bench ## the same benchmarks on small inputs

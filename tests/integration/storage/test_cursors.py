@@ -24,6 +24,7 @@ from pubsub.storage import cursors as cursors_module
 from pubsub.storage.cursors import Cursor, CursorTable, load_cursors
 from pubsub.storage.store import Store
 from tests.integration.storage.stores import append, copy_of, writer_held
+from tests.waiting import wait_until
 
 Row = tuple[int, str, str, int, int]
 
@@ -182,13 +183,8 @@ async def test_dropping_a_topic_takes_its_cursors_along(store: Store) -> None:
     await store.cursors.take(1, "t", "dash", 0)
     await store.cursors.take(2, "u", "dash", 0)
     await store.drop(topic)
-    await store.settled(5)
-    for _ in range(100):
-        if {row[0] for row in rows_in_file(store)} == {2}:
-            break
-        await store.settled(5)
-    assert rows_in_file(store) == rows_in_memory(store.cursors)
-    assert {row[0] for row in rows_in_file(store)} == {2}
+    await wait_until(lambda: {row[0] for row in rows_in_file(store)} == {2})
+    await wait_until(lambda: rows_in_file(store) == rows_in_memory(store.cursors))
 
 
 async def test_a_file_that_cannot_be_written_changes_nothing_in_memory(
