@@ -7,6 +7,7 @@ and what was asked of it. Payloads are made before the clock starts.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from typing import Any
@@ -52,9 +53,10 @@ async def publish_for(
     seconds: float,
     size_bytes: int,
     portions: int,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Portions in one call each, two under way, until the time or they are over or SIGUSR1 ends it; reports when each
-    was acknowledged.
+    was acknowledged. With `again`, after the last portion comes the first.
     """
     publisher = driver(running)
     await publisher.open()
@@ -64,7 +66,8 @@ async def publish_for(
     await cue.ready()
     clock = Clock()
     done: list[tuple[int, int]] = []
-    taken = iter(range(0, len(messages), PORTION))
+    starts = range(0, len(messages), PORTION)
+    taken = itertools.cycle(starts) if again else iter(starts)
 
     async def publish() -> None:
         for start in taken:

@@ -21,9 +21,9 @@ SIZE_BYTES = 100
 BESIDE = "pubsub, publishing beside it"
 PUBLISHED = "published/s"
 KEEPS_REPLAY, KEEPS_PUBLISHING = "replay rate / alone", "publishing rate / alone"
-PORTIONS = 200
-"""More than a publisher gets rid of: it must not run out."""
-MOST_SECONDS = 30
+PORTIONS = 20
+"""Different ones: more would take a while to make, and nobody looks into them."""
+MOST_SECONDS = 60
 AHEAD_SECONDS = 0.2
 """Publishing is under way for so long when the replay begins."""
 
@@ -95,7 +95,8 @@ async def _publisher(stage: Stage, running: Running, stream: int, seconds: int) 
         stream=stream,
         seconds=seconds,
         size_bytes=SIZE_BYTES,
-        portions=stage.size(PORTIONS, PORTIONS // 4),
+        portions=PORTIONS,
+        again=True,
     )
 
 
