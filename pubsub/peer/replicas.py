@@ -32,6 +32,8 @@ log = logging.getLogger("pubsub.peer")
 TICK_SECONDS = 0.25
 MOST_WINDOW = (2**40, 64 * MIB)
 """What a follower may ask for: messages, bytes."""
+PEERS_SECONDS = 1.0
+"""How often it is gathered on which peers copies are: of very many topics, that took most of the time at rest."""
 SAVE_SECONDS = 1.0
 """How often it is written down what is committed; a restart goes on from there."""
 
@@ -49,6 +51,10 @@ class Replicas:
         """Topics to be looked at."""
         self._silent: set[tuple[int, str]] = set()
         """(lag, peer) of which nothing was heard for too long."""
+        self._peers: set[str] = set()
+        """Those that had copies ..."""
+        self._peers_at = 0.0
+        """... when it was looked up last."""
         self._untold: set[Owned] = set()
         """Of which followers have not heard what is committed."""
         self._unsaved: dict[int, Topic] = {}
@@ -69,6 +75,7 @@ class Replicas:
         owned = self._owned[topic.id] = Owned(topic, now)
         self._contacts.setdefault(owned.lag_us, Contacts(owned.lag_us, now))
         self._awake.add(owned)
+        self._peers_at = 0.0
         self._advance(owned)
 
     def end(self, topic: Topic, error: PubsubError) -> None:
@@ -305,11 +312,11 @@ class Replicas:
 
     def _find_silent(self, now: int) -> None:
         """Wake the topics of peers of which nothing is heard any more."""
-        peers = (
-            {peer for owned in self._owned.values() for peer in owned.topic.replicas} if self._owned else ()
-        )
+        if self._loop.time() - self._peers_at >= PEERS_SECONDS:
+            self._peers_at = self._loop.time()
+            self._peers = {peer for owned in self._owned.values() for peer in owned.topic.replicas}
         for lag, contacts in self._contacts.items():
-            for peer in peers:
+            for peer in self._peers:
                 silent = contacts.silent(peer, 0, now)
                 if silent and (lag, peer) not in self._silent:
                     self._silent.add((lag, peer))
