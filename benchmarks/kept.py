@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,7 @@ class Kept:
 
     def __init__(self, parent: Path | None = None) -> None:
         self._parent = parent
-        self._servers: dict[str, tuple[Stage, Started]] = {}
+        self._servers: dict[str, tuple[Started, AsyncExitStack]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -30,29 +31,23 @@ class Kept:
 
     async def resume(self, name: str, start: Callable[[Stage], Awaitable[Started]]) -> Started:
         """The server of this name; `start` starts it where there is none yet, or not any more."""
-        if name in self._servers and self._servers[name][1][0].process.returncode is not None:
-            await _close(self._servers.pop(name)[0])
+        if name in self._servers and self._servers[name][0][0].process.returncode is not None:
+            await self._servers.pop(name)[1].aclose()
         if name not in self._servers:
-            stage = await Stage(quick=False, parent=self._parent).__aenter__()
-            try:
-                self._servers[name] = stage, await start(stage)
-            except BaseException:
-                await _close(stage)
-                raise
-        _, started = self._servers[name]
+            async with AsyncExitStack() as closing:
+                stage = await closing.enter_async_context(Stage(quick=False, parent=self._parent))
+                self._servers[name] = await start(stage), closing.pop_all()
+        started, _ = self._servers[name]
         started[0].resume()
         return started
 
     def suspend(self) -> None:
         """A measurement is over."""
-        for _, (child, _) in self._servers.values():
+        for (child, _), _ in self._servers.values():
             child.suspend()
 
     async def end(self) -> None:
         """End all: the run is over, or a measurement has failed, and nobody knows what it left behind."""
         while self._servers:
-            await _close(self._servers.popitem()[1][0])
-
-
-async def _close(stage: Stage) -> None:
-    await stage.__aexit__(None, None, None)
+            _, (_, closing) = self._servers.popitem()
+            await closing.aclose()

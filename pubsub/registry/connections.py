@@ -26,9 +26,7 @@ REPLY_SECONDS = 3.0
 to say that it is the registry that does not answer."""
 
 
-def make_client(
-    address: RedisAddress, closing: AsyncExitStack, reply_seconds: float = REPLY_SECONDS
-) -> RedisClient:
+def make_client(address: RedisAddress, closing: AsyncExitStack, reply_seconds: float) -> RedisClient:
     """Make a client and see to it that `closing` closes it."""
     options = _options(address, reply_seconds)
     client: RedisClient

@@ -181,13 +181,28 @@ def whole_batches(batch: Batch, marks: Marks) -> Iterator[tuple[str, Batch]]:
             yield text, slice_batch(batch, position, end)
 
 
+def is_torn(batch: Batch, marks: Marks) -> bool:
+    """Whether the last batch of these columns goes on behind them."""
+    if not marks:
+        return False
+    position, text = marks[-1]
+    return decode_mark(text).messages > len(batch.payloads) - position
+
+
 def without_torn(batch: Batch, marks: Marks) -> tuple[Batch, Marks]:
     """The same without a last batch that goes on behind it, if it is not the only one: so that each comes whole."""
-    if marks:
-        position, text = marks[-1]
-        if position > 0 and decode_mark(text).messages > len(batch.payloads) - position:
-            return slice_batch(batch, 0, position), slice_marks(marks, 0, position)
+    if is_torn(batch, marks) and (position := marks[-1][0]) > 0:
+        return slice_batch(batch, 0, position), slice_marks(marks, 0, position)
     return batch, marks
+
+
+def first_unfit(batch: Batch, marks: Marks) -> Batch | None:
+    """The first whole batch of these columns that does not fit its mark."""
+    for text, part in whole_batches(batch, marks):
+        times = part.published_us if isinstance(part.published_us, list) else [part.published_us]
+        if not decode_mark(text).fits(times, part.keys, part.headers, part.payloads):
+            return part
+    return None
 
 
 def read_encoded(
@@ -218,12 +233,11 @@ def check_batches(topic: str, batch: Batch, marks: Marks) -> None:
     Raises:
         DamagedFileError: one does not fit its mark.
     """
-    for text, part in whole_batches(batch, marks):
-        times = part.published_us if isinstance(part.published_us, list) else [part.published_us]
-        if not decode_mark(text).fits(times, part.keys, part.headers, part.payloads):
-            raise DamagedFileError(
-                f"a batch of topic {topic} at offset {part.first_offset} does not fit its checksum"
-            )
+    unfit = first_unfit(batch, marks)
+    if unfit is not None:
+        raise DamagedFileError(
+            f"a batch of topic {topic} at offset {unfit.first_offset} does not fit its checksum"
+        )
 
 
 # Cutting

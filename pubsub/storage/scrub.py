@@ -23,9 +23,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from pubsub.protocol.batch import batch_bytes, next_position
-from pubsub.protocol.messages import Batch
 from pubsub.storage.chunks import MOST, read_packed
-from pubsub.storage.copying import whole_batches, without_torn
+from pubsub.storage.copying import first_unfit, is_torn, without_torn
 from pubsub.storage.digests import Digests, Range
 from pubsub.storage.marks import Mark, decode_mark
 
@@ -84,20 +83,15 @@ def scrub(
         max_bytes: Once about so much was read, no further batch is begun.
         begun: The last range of the chunk before, which goes on here.
     """
-    bounds = (topic_id, start, stop, step, max_bytes, begun)
-    return _scrub_packed(connection, *bounds) or _scrub_rows(connection, *bounds)
+    digests = Digests(start, stop, step, begun)
+    bounds = (topic_id, start, stop, max_bytes)
+    return _scrub_packed(connection, *bounds, digests) or _scrub_rows(connection, *bounds, digests)
 
 
 def _scrub_packed(
-    connection: Connection,
-    topic_id: int,
-    start: int,
-    stop: int,
-    step: int,
-    max_bytes: int,
-    begun: Range | None,
+    connection: Connection, topic_id: int, start: int, stop: int, max_bytes: int, digests: Digests
 ) -> Scrubbed | None:
-    """What a chunk shows that can be packed and in which all is well; otherwise None."""
+    """What a chunk shows that can be packed and in which all is well; otherwise None, and the digests are as before."""
     try:
         found = read_packed(connection, topic_id, start, stop, MOST, max_bytes)
         if found is None:
@@ -105,42 +99,30 @@ def _scrub_packed(
         batch, marks = found
         if next_position(batch) < stop:
             batch, marks = without_torn(batch, marks)
-            if marks and decode_mark(marks[-1][1]).messages > len(batch.payloads) - marks[-1][0]:
+            if is_torn(batch, marks):
                 return None
-        end = next_position(batch)
-        messages, times = len(batch.payloads), _times(batch)
+        end, messages = next_position(batch), len(batch.payloads)
+        times = (
+            batch.published_us if isinstance(batch.published_us, list) else [batch.published_us] * messages
+        )
         shape = (messages, messages * (messages - 1) // 2, times[0], times[-1], 0)
         if tuple(connection.exec_driver_sql(_SHAPE, (topic_id, batch.first_offset, end)).one()) != shape:
             return None
-        whole = list(whole_batches(batch, marks))
+        if first_unfit(batch, marks) is not None:
+            return None
     except (DBAPIError, msgspec.MsgspecError):
         return None
-    for text, part in whole:
-        if not decode_mark(text).fits(_times(part), part.keys, part.headers, part.payloads):
-            return None
     nothing = [None] * messages
     columns = (times, batch.keys or nothing, batch.headers or nothing, batch.payloads)
-    digests = Digests(start, stop, step, begun)
     digests.add(list(zip(range(batch.first_offset, end), *columns, strict=True)))
     return Scrubbed(end, batch_bytes(batch) + HEAD_BYTES * messages, digests.up_to(end))
 
 
-def _times(batch: Batch) -> list[int]:
-    times = batch.published_us
-    return times if isinstance(times, list) else [times] * len(batch.payloads)
-
-
 def _scrub_rows(
-    connection: Connection,
-    topic_id: int,
-    start: int,
-    stop: int,
-    step: int,
-    max_bytes: int,
-    begun: Range | None,
+    connection: Connection, topic_id: int, start: int, stop: int, max_bytes: int, digests: Digests
 ) -> Scrubbed:
     """What any chunk shows."""
-    reading = _Reading(start, stop, step, begun)
+    reading = _Reading(start, digests)
     rows = cast(sqlite3.Cursor, connection.connection.cursor())
     try:
         rows.execute(_READ, (topic_id, start, stop))
@@ -172,10 +154,10 @@ def is_damage(error: BaseException | None) -> bool:
 class _Reading:
     """A chunk that is read row by row."""
 
-    def __init__(self, start: int, stop: int, step: int, begun: Range | None) -> None:
+    def __init__(self, start: int, digests: Digests) -> None:
         self.size_bytes = 0
         self._start = start
-        self._digests = Digests(start, stop, step, begun)
+        self._digests = digests
         self._mark: Mark | None = None
         self._batch: list[Row] = []
         self._batch_start = start
