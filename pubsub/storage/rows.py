@@ -28,7 +28,7 @@ LENGTHS = {
 }
 """Column -> the bytes of a cell of it."""
 SIZE = " + ".join(f"coalesce({length}, 0)" for length in LENGTHS.values())
-"""What a row of `messages` counts for in `topics.bytes`. Read from the row's head: a large payload costs nothing."""
+"""What a row of `messages` counts for in `topics.bytes`. SQLite reads the whole row for it: 0.25 ms for 1 MB."""
 
 
 @cache
