@@ -33,7 +33,7 @@ FAR_BEHIND = 100_000
 CROWDED_READS = 5
 """So many reads give way after one at whose end something waited to be stored. Where somebody publishes flat out, now
 and then nothing waits for a moment; where little is published, seldom anything does."""
-REST, MOST_REST_SECONDS = 2.5, 0.05
+REST, MOST_REST_SECONDS = 4.0, 0.1
 """They get so many times as long, after each read from disk, as the read took."""
 
 
