@@ -2,7 +2,10 @@
 # A fresh clone needs nothing but make and Python >= 3.11 (another interpreter: make test PYTHON=python3.12).
 
 PYTHON ?= python3
-JOBS ?= auto
+# A third of their time tests wait (for a ttl, a disk, a process): one process more than there are cores. Each starts with
+# its share of them in their order; whoever is done takes over some of another's.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist worksteal
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -23,7 +26,7 @@ demo: $(VENV)/.dev ## an index, three peers and two subscribers on live readings
 	@$(BIN)/pubsub demo
 
 test: $(VENV)/.dev ## every test
-	$(BIN)/pytest -n $(JOBS) tests
+	$(PYTEST) tests
 
 # The checks that need no server come first: they fail fastest. The tests then run once more with asyncio's debug mode on,
 # but for those of what has no event loop.
@@ -32,7 +35,7 @@ check: $(VENV)/.dev ## format, lint, types, import rules; tests under asyncio de
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict pubsub
 	$(BIN)/lint-imports
-	PYTHONASYNCIODEBUG=1 $(BIN)/pytest -n $(JOBS) -W error $(addprefix --ignore=tests/unit/,$(LOOPLESS)) $(wildcard $(addprefix tests/,unit integration conformance scenarios))
+	PYTHONASYNCIODEBUG=1 $(PYTEST) -W error $(addprefix --ignore=tests/unit/,$(LOOPLESS)) $(wildcard $(addprefix tests/,unit integration conformance scenarios))
 
 SEEDS ?= 1000
 FIRST ?= 0

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pubsub.cli.options import a_number
 from pubsub.core.group_options import LEASE_SECONDS, MOST_ATTEMPTS, MOST_BACKOFF_SECONDS, MOST_IN_FLIGHT
 
 Group = Annotated[
@@ -35,6 +36,7 @@ LeaseSeconds = Annotated[
         metavar="SECONDS",
         min=LEASE_SECONDS[0],
         max=LEASE_SECONDS[1],
+        callback=a_number,
         show_default=False,
         help="With --group, for a new one: give a message to another member after so long without a word; 30.",
     ),
@@ -57,6 +59,7 @@ BackoffSeconds = Annotated[
         metavar="SECONDS",
         min=0,
         max=MOST_BACKOFF_SECONDS,
+        callback=a_number,
         show_default=False,
         help="With --group, for a new one: wait so long after a failed attempt, twice as long after each more; 1.",
     ),

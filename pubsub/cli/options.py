@@ -6,6 +6,7 @@ Values that the rest of pubsub checks (names of topics, say) are left to it.
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -52,6 +53,13 @@ def _count_verbose(count: int) -> int:
     return count
 
 
+def a_number(value: float | None) -> float | None:
+    """An option callback that refuses nan, which is below no least and above no most value."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number")
+    return value
+
+
 check_address = checked(parse_address)
 
 Index = Annotated[
@@ -71,7 +79,11 @@ Relay = Annotated[
 Timeout = Annotated[
     float,
     typer.Option(
-        "--timeout", metavar="SECONDS", min=0.1, help="How long to try when somebody does not answer."
+        "--timeout",
+        metavar="SECONDS",
+        min=0.1,
+        callback=a_number,
+        help="How long to try when somebody does not answer.",
     ),
 ]
 Verbose = Annotated[

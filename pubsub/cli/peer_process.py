@@ -1,7 +1,7 @@
 """The process of a peer: what `pubsub peer serve` turns into once its arguments are known to be good.
 
-A peer runs for months, and should not carry for all that time what parsed its command line: typer, and pydantic
-behind it, are a fifth of its memory. So the command replaces itself (exec): same process id, same terminal,
+A peer runs for months, and should not carry for all that time what parsed its command line: typer, and from typer 0.29
+on pydantic behind it, are a fifth of its memory. So the command replaces itself (exec): same process id, same terminal,
 same signals, another program. Nothing here imports typer.
 """
 

@@ -63,6 +63,7 @@ def test_who_makes_a_group_chooses_its_options(shared_site: Site) -> None:
         ["--group", "g", "--max-attempts", "0"],
         ["--group", "g", "--max-attempts", "-1"],
         ["--group", "g", "--backoff-seconds", "-1"],
+        ["--group", "g", "--backoff-seconds", "nan"],
         ["--group", "g", "--backoff-seconds", "soon"],
         ["--lease-seconds", "60"],
         ["--max-attempts", "3"],

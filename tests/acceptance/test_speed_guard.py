@@ -16,7 +16,7 @@ from benchmarks.systems.ours import System
 
 SIZE_BYTES = 100
 MESSAGES = 100_000
-CALLERS, EACH = 500, 60
+CALLERS, EACH = 500, 200
 ROUNDS = 3
 
 MOST = {

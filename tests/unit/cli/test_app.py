@@ -96,6 +96,7 @@ def test_no_command_shows_help_and_is_a_usage_error(
         (["publish", "t", "x", "--header", "unit"], "'unit' is not NAME=VALUE"),
         (["publish", "t", "x", "--index", "localhost"], "host:port"),
         (["publish", "t", "x", "--timeout", "0"], "--timeout"),
+        (["publish", "t", "x", "--timeout", "nan"], "--timeout"),
         (["query", "t", "--from", "2026-01-31T09:30:00"], "no zone"),
         (["query", "t", "--from", "-1"], "offset from 0 on"),
         (["query", "t", "--limit", "0"], "--limit"),
