@@ -1,8 +1,8 @@
 """The process of a peer: what `pubsub peer serve` turns into once its arguments are known to be good.
 
-A peer runs for months, and should not carry for all that time what parsed its command line: typer, and from typer 0.29
-on pydantic behind it, are a fifth of its memory. So the command replaces itself (exec): same process id, same terminal,
-same signals, another program. Nothing here imports typer.
+A peer runs for months, and should not carry for all that time what parsed its command line: typer and what typer loads,
+with pydantic (from typer 0.29 on) a fifth of its memory. So the command replaces itself (exec): same process id, same
+terminal, same signals, another program. Nothing here imports typer.
 """
 
 from __future__ import annotations
