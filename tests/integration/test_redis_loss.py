@@ -217,10 +217,18 @@ async def test_replies_never_reach_the_wrong_call_after_timeouts(
             await registry.lookup(["t0"])
     finally:
         os.kill(redis_process.pid, signal.SIGCONT)
-    await wait_until(lambda: answers(registry))
+
+    async def each_is_answered() -> bool:
+        """No reply is another's; on a busy machine one may come too late, and the round is asked again."""
+        lookups = (registry.lookup([topic.name]) for topic in topics)
+        replies = await asyncio.gather(*lookups, return_exceptions=True)
+        late = [reply for reply in replies if isinstance(reply, RegistryUnavailableError)]
+        found = [(t.id, reply[0].id) for t, reply in zip(topics, replies, strict=True) if reply not in late]
+        assert all(asked == told for asked, told in found)
+        return not late
+
     for _ in range(5):
-        found = await asyncio.gather(*(registry.lookup([topic.name]) for topic in topics))
-        assert [record.id if record else None for (record,) in found] == [topic.id for topic in topics]
+        await wait_until(each_is_answered)
 
 
 async def test_calls_fail_at_once_while_redis_is_known_to_be_away(
