@@ -147,7 +147,6 @@ class Publisher:
 
     async def publish_lines(self) -> int:
         """Publish lines of standard input until it ends, or somebody says stop. Returns: the exit code."""
-        lines = Lines(sys.stdin.fileno(), Limits().message_bytes)
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         patience: list[asyncio.TimerHandle] = []
@@ -156,7 +155,8 @@ class Publisher:
             lines.stop()
             patience.append(loop.call_later(FINISH_SECONDS, task.cancel))
 
-        stopped_by = on_stop_signal(stop)
+        stopped_by = on_stop_signal(stop)  # before a byte is read: who has written some may say stop
+        lines = Lines(sys.stdin.fileno(), Limits().message_bytes)
         unsure = 0
         try:
             if self._terms.atomic:

@@ -8,7 +8,6 @@ over, or a name missing from a list until the peer beats or announces again.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
@@ -20,8 +19,7 @@ from redis.asyncio import RedisCluster
 from pubsub.config import DEFAULT_NAMESPACE
 from pubsub.errors import ClosedError, RegistryUnavailableError, SettingsError, reason_of
 from pubsub.registry import scripts
-from pubsub.registry.cancellation import keep_cancellation
-from pubsub.registry.commands import PIPELINE_COMMANDS, REDIS_ERRORS, Command, Commands
+from pubsub.registry.commands import PIPELINE_COMMANDS, Command, Commands
 from pubsub.registry.connections import REPLY_SECONDS, RedisClient, make_client
 from pubsub.registry.events import watch_events
 from pubsub.registry.interface import (
@@ -129,13 +127,11 @@ class RedisRegistry(Registry):
 
     async def _process(self) -> str:
         """What tells one process of Redis from another; empty where it does not say, or is several."""
-        if self._client is None or isinstance(self._client, RedisCluster):
+        if isinstance(self._client, RedisCluster):
             return ""
         try:
-            with keep_cancellation():
-                async with asyncio.timeout(self._reply_seconds):
-                    told = await self._client.info("server")
-        except REDIS_ERRORS:
+            (told,) = await self._run(("INFO", "server"))
+        except RegistryUnavailableError:
             return ""  # not allowed, or unknown; or the server is away, which whoever asks next finds out
         return str(told.get("run_id", ""))
 

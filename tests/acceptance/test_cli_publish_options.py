@@ -116,7 +116,7 @@ def test_an_atomic_stdin_is_published_at_its_end_or_not_at_all(shared_site: Site
     reading = site.start("publish", "whole", "--atomic", "--timeout", "5", stdin=subprocess.PIPE)
     reading.write(b"half\n")
     reading.write(b"of it\n")
-    # It reads its input by a thread of its own: once that runs, so does everything that Ctrl-C has to end.
+    # It reads its input by a thread of its own, and hears Ctrl-C before that runs.
     wait_until_blocking(lambda: psutil.Process(reading.pid).num_threads() > 1)
     reading.signal(signal.SIGINT)
     assert reading.ended() == 130

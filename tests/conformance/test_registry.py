@@ -620,6 +620,17 @@ async def test_many_calls_at_once_are_all_answered(registry: RedisRegistry) -> N
     assert found == [[None]] * 500
 
 
+async def test_many_that_look_at_the_registry_at_once_leave_connections_for_others(
+    registry: RedisRegistry,
+) -> None:
+    generations, found = await asyncio.gather(
+        asyncio.gather(*(registry.generation(NOW) for _ in range(300))),
+        asyncio.gather(*(registry.lookup(["t"]) for _ in range(300))),
+    )
+    assert len({generation.id for generation in generations}) == 1
+    assert found == [[None]] * 300
+
+
 async def test_closed_registry_says_so_and_may_be_closed_twice(make_registry: MakeRegistry) -> None:
     registry = make_registry("closed")
     with pytest.raises(ClosedError):
