@@ -59,7 +59,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 async def index(stack: AsyncExitStack) -> IndexServer:
     registry = EmbeddedRegistry("127.0.0.1:0")
-    server = IndexServer(registry, listen=Address("127.0.0.1", 0), settings=IndexSettings(ttl_seconds=1))
+    server = IndexServer(registry, listen=Address("127.0.0.1", 0), settings=IndexSettings(ttl_seconds=6))
     return await stack.enter_async_context(server)
 
 

@@ -1,7 +1,6 @@
 """Owners die: another copy that is in sync takes over, whichever index finds it out."""
 
 import asyncio
-import time
 
 import msgspec
 import pytest
@@ -14,6 +13,7 @@ from pubsub.registry import TopicRecord
 from tests.integration.index.asking import ask, create, lookup, redis, registry_of
 from tests.integration.index.conftest import Connect, MakeRegistry, StartIndex
 from tests.integration.index.crowd import TTL, Crowd, record_of, until_owned
+from tests.stopwatch import Stopwatch
 from tests.waiting import wait_until
 
 
@@ -180,7 +180,7 @@ async def test_several_indexes_at_once_give_each_topic_one_owner_in_one_epoch(
 async def test_a_thousand_topics_of_one_dead_owner_have_owners_within_five_seconds(
     start_index: StartIndex, crowd: Crowd, open_link: Connect
 ) -> None:
-    ttl = 2.0
+    ttl = 6.0  # what reconciles a thousand topics is busy, and must not be taken for dead
     index = await start_index(ttl_seconds=ttl)
     await crowd.start(index, "alice", "bob", "carol", ttl=ttl)
     generation = await registry_of(index).generation(0)
@@ -212,20 +212,20 @@ async def test_a_thousand_topics_of_one_dead_owner_have_owners_within_five_secon
         await peer.reconcile()
     await crowd.silence("alice")
     await wait_until(lambda: not index._peers.standing("alice").alive)
-    died_at = time.monotonic()
+    watch = Stopwatch()
 
     async def decided() -> bool:
         return all(r is not None and r.owner != "alice" for r in await registry_of(index).lookup(names))
 
-    await wait_until(decided, 10.0)
-    decided_in = time.monotonic() - died_at
+    await wait_until(decided, 30.0)
+    decided_in = watch.seconds
 
     def told() -> bool:
         owned = {c.id for name in ("bob", "carol") for c in crowd[name].copies.values() if c.role == "owner"}
         return len(owned) == 1000
 
-    await wait_until(told, 10.0)
-    told_in = time.monotonic() - died_at
+    await wait_until(told, 30.0)
+    told_in = watch.seconds
     print(f"decided in {decided_in:.2f} s, told in {told_in:.2f} s")
     assert told_in < 5.0
 
