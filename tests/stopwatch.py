@@ -13,17 +13,23 @@ class Stopwatch:
     """Counts from when it is made, for the thread that makes it."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic() - _waited_seconds()
+        self._began = time.monotonic()
+        self._waited_before = _waited_seconds()
 
     @property
     def seconds(self) -> float:
-        """Time that has passed, but for what this thread has waited for a core; all of it where nobody counts that."""
-        return time.monotonic() - _waited_seconds() - self._began
+        """Time that has passed, but for `waited_seconds`."""
+        return time.monotonic() - self._began - self.waited_seconds
+
+    @property
+    def waited_seconds(self) -> float:
+        """For how long this thread could have run but had no core; 0 where nobody counts that."""
+        return _waited_seconds() - self._waited_before
 
 
 def _waited_seconds() -> float:
     try:
-        _ran, waited, _turns = _SCHEDULER.read_text().split()
+        _ran, waited_ns, _turns = _SCHEDULER.read_text().split()
     except (OSError, ValueError):
         return 0.0
-    return int(waited) / 1e9
+    return int(waited_ns) / 1e9

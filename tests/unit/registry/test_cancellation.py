@@ -81,20 +81,16 @@ class Swallowing:
             await asyncio.sleep(0)
         self._calls += 1
 
-    async def info(self, section: str) -> dict[str, str]:
-        await self._turn()
-        return {"run_id": "1"}
-
     def pipeline(self, transaction: bool) -> "Swallowing":
-        self._commands = 0
+        self._commands: list[object] = []
         return self
 
     def execute_command(self, *command: object) -> None:
-        self._commands += 1
+        self._commands.append(command[0])
 
     async def execute(self, raise_on_error: bool) -> list[Any]:
         await self._turn()
-        return [["0" * 32, "1", "1", "1"]] * self._commands
+        return [{"run_id": "1"} if name == "INFO" else ["0" * 32, "1", "1", "1"] for name in self._commands]
 
     def pubsub(self) -> "Swallowing":
         return self
