@@ -2,13 +2,16 @@
 
 Rules: the word of an older epoch or version changes nothing. That this peer owns a topic from now on is believed only
 as the answer to a question of its own: a push may have been under way for long. A copy that has promised a newer epoch
-refuses. Changes of one topic are made one after the other.
+refuses. A copy that was dropped since this peer asked is not made anew by the answer, and by nothing before all rows of the
+former one are deleted. Changes of one topic are made one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pubsub.core.epochs import last_epoch
@@ -34,6 +37,8 @@ class Holding:
         self._node = node
         self.changing = KeyedLocks()
         """By topic id, held by whoever changes the role of a topic."""
+        self._dropped: set[int] | None = None
+        """Ids of the copies that were dropped since the announcement under way began; None: none is."""
         self.immediate: dict[type, ImmediateHandler] = {}
         self.requests: dict[type, RequestHandler] = {
             m.CreateCopy: self.on_create_copy,
@@ -65,11 +70,43 @@ class Holding:
         Raises:
             InvalidNameError: its name is illegal.
             TopicExistsError: a later topic has the name here, so the word is an old one that was held up.
-            ConflictError: the copy has promised a newer epoch; or its data are gone, and others have them.
+            ConflictError: the copy has promised a newer epoch; or its data are gone, and others have them; or a
+                former copy is not all deleted yet.
         """
         check_topic_name(copy.topic)
         async with self.changing.hold(copy.id):
             await self._take(copy)
+
+    async def update(self, topic: Topic, copy: m.CopyState) -> None:
+        """Change a copy that is held as a record says; one that is dropped meanwhile is not made anew.
+
+        Raises:
+            ConflictError: the copy has promised a newer epoch.
+        """
+        async with self.changing.hold(topic.id):
+            if self._node.store.by_id.get(topic.id) is topic and topic.set_aside is None:
+                await self._change(topic, copy)
+
+    @contextmanager
+    def announcing(self) -> Iterator[None]:
+        """While this peer announces, and carries out the answer: what it drops meanwhile, that does not make anew."""
+        self._dropped = set()
+        try:
+            yield
+        finally:
+            self._dropped = None
+
+    async def take_announced(self, copies: Iterable[m.CopyState]) -> None:
+        """`take` what an announcement was answered, but for what was dropped since: the answer may be older."""
+        for copy in copies:
+            if self._dropped is not None and copy.id in self._dropped:
+                continue
+            try:
+                await self.take(copy)
+            except ConflictError as error:
+                log.warning("%s", error)
+                if error.data.get("purging"):
+                    self._node.announce_soon()
 
     async def _take(self, copy: m.CopyState) -> None:
         node, store = self._node, self._node.store
@@ -86,6 +123,11 @@ class Holding:
                     lost=True,
                 )
             self.begin(await store.create(copy))
+        elif store.is_purging(topic):
+            raise ConflictError(
+                f"peer {node.name} still deletes the rows of its former copy of topic {copy.topic}; ask again",
+                purging=True,
+            )
         elif topic.set_aside is None:
             await self._change(topic, copy)
 
@@ -165,6 +207,8 @@ class Holding:
 
     async def drop(self, topic_id: int) -> None:
         """Delete a copy; one that is not held is fine."""
+        if self._dropped is not None:
+            self._dropped.add(topic_id)
         async with self.changing.hold(topic_id):
             topic = self._node.store.by_id.get(topic_id)
             if topic is not None and topic.set_aside is None:

@@ -113,7 +113,7 @@ class Proposing:
         if record is None or (record.epoch, record.version) < (topic.epoch, topic.version):
             node.announce_soon()
         else:
-            await node.holding.take(record)
+            await node.holding.update(topic, record)
         return reply.applied
 
     async def close(self) -> None:

@@ -13,7 +13,6 @@ import logging
 
 from pubsub.config import PeerSettings
 from pubsub.errors import (
-    ConflictError,
     PeerNameTakenError,
     PubsubError,
     RemoteProtocolError,
@@ -118,9 +117,13 @@ class Registration:
         self._wake.set()
 
     async def _announce(self, link: Link) -> None:
-        node = self._node
         self._changed = False
         self._announced_at = asyncio.get_running_loop().time()
+        with self._node.holding.announcing():
+            await self._reconcile_beating(link, await self._send_announcement(link))
+
+    async def _send_announcement(self, link: Link) -> m.Reconciled:
+        node = self._node
         copies = [node.state(topic) for topic in node.store.topics.values()]
         parts = [copies[i : i + COPIES_IN_A_FRAME] for i in range(0, len(copies), COPIES_IN_A_FRAME)] or [[]]
         for number, part in enumerate(parts, 1):
@@ -136,7 +139,7 @@ class Registration:
         reply = await link.request(announce, REQUEST_SECONDS * 6)
         if not isinstance(reply, m.Reconciled):
             raise RemoteProtocolError(f"unexpected reply to announce: {type(reply).__name__}")
-        await self._reconcile_beating(link, reply)
+        return reply
 
     async def _reconcile_beating(self, link: Link, reply: m.Reconciled) -> None:
         """Carry out an answer, which may take longer than the ttl: this peer lives meanwhile."""
@@ -168,11 +171,7 @@ class Registration:
                 await node.set_aside(topic, "the registry has another topic of this name")
         for copy in reply.unwanted:
             await node.holding.unwanted(copy)
-        for copy in reply.create:
-            try:
-                await node.create_copy(copy)
-            except ConflictError as error:
-                log.warning("%s", error)
+        await node.holding.take_announced(reply.create)
 
     async def _beat(self, link: Link) -> None:
         """Send heartbeats until the index is lost or has lost us."""

@@ -135,7 +135,7 @@ class Store:
         store._fault = Fault(directory, store.settings.probe_seconds, store._writer.submit)
         store._reader = Reader(store.path, store.settings)
         store._purging = Purging(store._writer, store.settings, store._purged)
-        for topic in [t for t in store.by_id.values() if t.set_aside == _DROPPED]:
+        for topic in [t for t in store.by_id.values() if store.is_purging(t)]:
             store._purging.purge(topic.id)
         return store
 
@@ -394,6 +394,10 @@ class Store:
         """Serve a topic no more and delete its rows: the topic is gone on return, its rows little by little."""
         await self.set_aside(topic, _DROPPED)
         self._purging.purge(topic.id)
+
+    def is_purging(self, topic: Topic) -> bool:
+        """Whether a topic was dropped, and some of its rows are still there."""
+        return topic.set_aside == _DROPPED
 
     def _purged(self, topic_id: int) -> None:
         self.by_id.pop(topic_id, None)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pubsub.core.epochs import FIRST_EPOCH
-from pubsub.errors import TopicOfflineError
+from pubsub.errors import RegistryUnavailableError, TopicOfflineError
 from pubsub.index import IndexServer
 from pubsub.protocol import messages as m
 from pubsub.registry import TopicRecord
@@ -215,7 +215,11 @@ async def test_a_thousand_topics_of_one_dead_owner_have_owners_within_five_secon
     watch = Stopwatch()
 
     async def decided() -> bool:
-        return all(r is not None and r.owner != "alice" for r in await registry_of(index).lookup(names))
+        try:
+            records = await registry_of(index).lookup(names)
+        except RegistryUnavailableError:
+            return False  # a reply that comes too late on a busy machine
+        return all(record is not None and record.owner != "alice" for record in records)
 
     await wait_until(decided, 30.0)
     decided_in = watch.seconds

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pubsub.errors import NotOwnerError, ReadOnlyError
+from pubsub.config import PeerSettings
+from pubsub.errors import ConflictError, NotOwnerError, ReadOnlyError
+from pubsub.peer.following import NEVER_A_VERSION
+from pubsub.peer.node import Node
+from pubsub.peer.registration import Registration
 from pubsub.protocol import messages as m
 from tests.integration.peer.grouping import SECONDS, TOPIC, OpenPeer
 from tests.integration.peer.tapping import OpenLink
@@ -80,6 +85,77 @@ async def test_nobody_is_served_by_an_owner_that_is_giving_its_topic_up(
     await moving
     assert (topic.role, node.deliveries.count(), node.members.count()) == ("replica", 0, 0)
     assert node.groups.floor(topic) is None
+
+
+class Answering:
+    """An index that answers one request, after something else has happened to the peer that asked."""
+
+    open = False
+
+    def __init__(self, reply: m.Frame, before: Callable[[], Awaitable[object]]) -> None:
+        self._reply, self._before = reply, before
+
+    async def link(self) -> Answering:
+        return self
+
+    def next_id(self) -> int:
+        return 1
+
+    async def request(self, frame: m.Request, timeout_seconds: float) -> m.Frame:
+        await self._before()
+        return self._reply
+
+
+async def drop(node: Node) -> None:
+    """Drop the copy until nothing of it is left in the file."""
+    await node.drop_copy(7)
+    await wait_until(lambda: 7 not in node.store.by_id)
+
+
+async def test_an_answer_about_a_copy_that_was_dropped_meanwhile_makes_no_new_one(
+    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = (await open_peer())._node
+    await node.create_copy(copy("bob", 5))
+    topic = node.store.topics["copied"]
+    answering = Answering(m.Proposed(1, False, copy("carol", 6)), lambda: drop(node))
+    monkeypatch.setattr(node, "directory", answering)
+    await node.proposing.propose(topic, NEVER_A_VERSION, [])
+    assert 7 not in node.store.by_id
+
+
+async def test_an_answer_to_an_announcement_makes_no_copy_that_was_dropped_since_it_began(
+    open_peer: OpenPeer,
+) -> None:
+    node = (await open_peer())._node
+    await node.create_copy(copy("bob", 5))
+    registration = Registration(node, PeerSettings())
+    reply = m.Reconciled(id=1, create=[copy("bob", 6)])
+    await registration._announce(Answering(reply, lambda: drop(node)))  # type: ignore[arg-type]
+    assert 7 not in node.store.by_id
+    await registration._announce(Answering(reply, lambda: asyncio.sleep(0)))  # type: ignore[arg-type]
+    assert node.store.topics["copied"].epoch == 6
+
+
+async def test_a_copy_whose_rows_are_still_being_deleted_is_not_confirmed_before_it_is_made_anew(
+    open_peer: OpenPeer, open_link: OpenLink
+) -> None:
+    node = (peer := await open_peer())._node
+    await node.create_copy(copy("bob", 5))
+    link, registration = await open_link(peer), Registration(node, PeerSettings())
+    again = copy("bob", 6)
+    purge = node.store._purging.purge
+    node.store._purging.purge = lambda topic_id: None  # type: ignore[method-assign]
+    await node.drop_copy(7)
+    with pytest.raises(ConflictError, match="its former copy"):
+        await link.request(m.CreateCopy(link.next_id(), again), SECONDS)
+    reply = m.Reconciled(id=1, create=[again])
+    await registration._announce(Answering(reply, lambda: asyncio.sleep(0)))  # type: ignore[arg-type]
+    assert registration._changed  # it announces again, and is told again
+    purge(7)
+    await wait_until(lambda: 7 not in node.store.by_id)
+    await link.request(m.CreateCopy(link.next_id(), again), SECONDS)
+    assert node.store.topics["copied"].epoch == 6
 
 
 async def test_a_copy_that_cannot_be_dropped_is_followed_on(open_peer: OpenPeer) -> None:

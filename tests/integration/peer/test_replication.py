@@ -146,6 +146,20 @@ async def test_a_first_copy_comes_in_while_publishing_never_pauses(tmp_path: Pat
         await asyncio.gather(*publishing)
 
 
+async def test_a_replica_that_is_removed_and_added_again_at_once_has_a_copy_again(tmp_path: Path):
+    async with cluster(tmp_path, *THREE) as site:
+        client = await site.client()
+        await client.create_topic("t", on="alice")
+        await client.publish_many("t", [b"x" * 100] * 100_000)
+        await client.change_replicas("t", add=["bob"])
+        await site.in_sync("t", "alice", "bob")
+        await client.change_replicas("t", remove=["bob"])
+        await wait_until(lambda: site.holders("t") == ["alice"], PATIENCE_SECONDS)
+        await client.change_replicas("t", add=["bob"])  # which still deletes 100,000 rows
+        await site.in_sync("t", "alice", "bob")
+        await site.equal("t")
+
+
 async def test_a_topic_gains_and_loses_replicas_while_it_is_published_to(tmp_path: Path):
     async with cluster(tmp_path, *THREE) as site:
         client = await site.client()
