@@ -2,8 +2,8 @@
 
 Rules: the word of an older epoch or version changes nothing. That this peer owns a topic from now on is believed only
 as the answer to a question of its own: a push may have been under way for long. A copy that has promised a newer epoch
-refuses. A copy that was dropped since this peer asked is not made anew by the answer, and by nothing before all rows of the
-former one are deleted. Changes of one topic are made one after the other.
+refuses. A copy that was dropped since this peer asked is not made anew by the answer, and by nothing before all rows of
+the former one are deleted. Changes of one topic are made one after the other.
 """
 
 from __future__ import annotations
