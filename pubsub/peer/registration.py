@@ -30,6 +30,9 @@ REQUEST_SECONDS = 5.0
 COPIES_IN_A_FRAME = 1000
 ANNOUNCE_SECONDS = 0.5
 """The least time from one announcement to the next on a connection."""
+MEASURE_SECONDS = 0.1
+"""The least time over which a rate is measured: two heartbeats may meet in one millisecond, and uvloop's clock has none
+that are smaller."""
 
 
 class Registration:
@@ -42,6 +45,7 @@ class Registration:
         self._link: Link | None = None
         self._published = 0
         self._measured_at = 0.0
+        self._rate = 0.0
         self._wake = asyncio.Event()
         """Set when there is something to do before the next heartbeat is due."""
         self._announced_at = 0.0
@@ -208,13 +212,14 @@ class Registration:
         node = self._node
         now = asyncio.get_running_loop().time()
         seconds = now - self._measured_at
-        rate = (node.published_messages - self._published) / seconds if self._measured_at else 0.0
-        self._measured_at, self._published = now, node.published_messages
+        if seconds >= MEASURE_SECONDS:
+            self._rate = (node.published_messages - self._published) / seconds if self._measured_at else 0.0
+            self._measured_at, self._published = now, node.published_messages
         return {
             "topics": float(len(node.store.topics)),
             "subscriptions": float(node.deliveries.count()),
             "connections": float(node.connections()),
-            "messages_per_second": round(rate, 1),
+            "messages_per_second": round(self._rate, 1),
         }
 
     async def say_goodbye(self, timeout_seconds: float) -> None:

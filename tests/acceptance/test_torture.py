@@ -15,6 +15,7 @@ SEED = 20261125
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # the waits for what does not come right are over before that, and say what it was
 @pytest.mark.skipif(
     redis_server_binary() is None and not os.environ.get("CI"),
     reason="redis-server is not installed (Debian: apt-get install redis-server)",

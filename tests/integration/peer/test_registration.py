@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime
 from pathlib import Path
+
+import pytest
 
 import pubsub
 from pubsub.config import IndexSettings
@@ -43,3 +46,20 @@ async def test_a_peer_lives_while_it_takes_long_to_do_what_its_announcement_was_
                 await wait_until(beats_on)
                 assert "doomed" in node.store.topics
             await wait_until(lambda: "doomed" not in node.store.topics)
+
+
+async def test_two_heartbeats_at_the_same_time_tell_the_same_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pubsub.Peer("alice", data=tmp_path, index="127.0.0.1:1") as alice:
+        node, registration = alice._node, alice._registration
+        clock = asyncio.get_running_loop().time() + 10
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock)
+        registration._load()
+        node.published_messages += 50
+        clock += 2.0
+        told = [
+            registration._load()["messages_per_second"] for _ in range(2)
+        ]  # as uvloop's clock, in whole ms
+        monkeypatch.undo()
+        assert told == [25.0, 25.0]
