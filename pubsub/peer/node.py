@@ -236,10 +236,6 @@ class Node:
         for topic in list(self.store.topics.values()):
             self.holding.begin(topic)
 
-    async def create_copy(self, copy: m.CopyState) -> None:
-        """Hold a topic, on the index's word; see `Holding.take`."""
-        await self.holding.take(copy)
-
     async def drop_copy(self, topic_id: int) -> None:
         """Delete a topic, on the index's word; one that is not held is fine."""
         await self.holding.drop(topic_id)

@@ -231,7 +231,7 @@ TOPIC, TOPIC_ID = "sensors.temp", 4711
 async def peer(tmp_path: Path) -> AsyncIterator[pubsub.Peer]:
     """A peer without an index that owns a topic, as if an index had said so."""
     async with pubsub.Peer("alice", data=tmp_path / "alice", index="127.0.0.1:1") as peer:
-        await peer._node.create_copy(
+        await peer._node.holding.take(
             m.CopyState(id=TOPIC_ID, topic=TOPIC, role="owner", owner="alice", epoch=1, created_us=1)
         )
         yield peer

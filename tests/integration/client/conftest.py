@@ -21,7 +21,7 @@ _ids = count(1)
 
 async def make_topic(peer: pubsub.Peer, name: str) -> None:
     """Have the peer own a topic, as if an index had said so."""
-    await peer._node.create_copy(
+    await peer._node.holding.take(
         CopyState(id=next(_ids), topic=name, role="owner", owner=peer.name, epoch=1, created_us=1)
     )
 

@@ -198,7 +198,7 @@ async def test_an_id_is_known_as_long_as_the_policy_says(
     clock = SimpleNamespace(ns=time.time_ns())
     monkeypatch.setattr(appending, "time", SimpleNamespace(time_ns=lambda: clock.ns))
     async with pubsub.Peer("alice", data=tmp_path / "a", index=NOBODY) as peer:
-        await peer._node.create_copy(
+        await peer._node.holding.take(
             CopyState(id=1, topic="t", role="owner", owner="alice", epoch=1, created_us=1, policy=policy)
         )
         assert await peer.publish("t", b"1", message_id="x") == 0

@@ -62,7 +62,7 @@ async def test_what_is_due_of_other_topics_comes_though_one_changes_hands_while_
         async def due(*bounds: Any) -> Any:
             found = await look_for_due(*bounds)
             if gone.owned:
-                await peer._node.create_copy(handed_to_bob(gone))
+                await peer._node.holding.take(handed_to_bob(gone))
             return found
 
         monkeypatch.setattr(store, "due", due)

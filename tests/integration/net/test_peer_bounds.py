@@ -27,7 +27,7 @@ SECONDS = 20.0
 @pytest.fixture
 async def peer(tmp_path: Path) -> AsyncIterator[pubsub.Peer]:
     async with pubsub.Peer("alice", data=tmp_path / "alice", index="127.0.0.1:1") as peer:
-        await peer._node.create_copy(
+        await peer._node.holding.take(
             m.CopyState(id=1, topic=TOPIC, role="owner", owner="alice", epoch=1, created_us=1)
         )
         yield peer

@@ -29,7 +29,7 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
             peer = pubsub.Peer("alice", data=data or tmp_path / "alice", index="127.0.0.1:1", **settings)
             await stack.enter_async_context(peer)
             for topic_id, name in enumerate(topics or (TOPIC,), 1):
-                await peer._node.create_copy(copy_of(topic_id, name))
+                await peer._node.holding.take(copy_of(topic_id, name))
             return peer
 
         yield open_it

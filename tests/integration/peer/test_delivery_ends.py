@@ -59,7 +59,7 @@ async def test_a_topic_that_is_dropped_ends_its_subscriptions(
     assert (one.ended.code, one.ended.message) == ("topic_not_found", f"topic {TOPIC} was deleted")
     await publish(peer, [b"x"], "other")
     await wait_until(lambda: other.payloads)
-    await peer._node.create_copy(copy_of(3, TOPIC))
+    await peer._node.holding.take(copy_of(3, TOPIC))
     again = await tap(link, 1)  # the number is free, and the topic is another one
     await publish(peer, [b"new"])
     await wait_until(lambda: again.payloads == [b"new"])

@@ -189,7 +189,7 @@ async def test_a_dead_letter_topic_that_an_index_gave_to_this_peer_meanwhile_is_
     asking = Asking(peer, monkeypatch)
     await give_up(peer, await open_member(peer), 1)
     await asking.begun.wait()
-    await peer._node.create_copy(copy_of(9, f"{TOPIC}.dead"))
+    await peer._node.holding.take(copy_of(9, f"{TOPIC}.dead"))
     asking.free.set()
     assert (await dead_letter(peer)).payload == b"0"
     assert rows(peer, "SELECT id FROM topics WHERE name = 'jobs.dead'") == [(9,)]

@@ -138,7 +138,7 @@ async def test_dead_letters_made_without_an_index_are_not_lost_when_their_topic_
                 pubsub.Client(alice.address) as near,
             ):
                 other = CopyState(id=5, topic="jobs.dead", role="owner", owner="alice", epoch=1, created_us=1)
-                await alice._node.create_copy(other)
+                await alice._node.holding.take(other)
                 alice._node.announce_soon()
 
                 async def taken() -> bool:

@@ -37,7 +37,7 @@ async def test_a_copy_follows_its_new_owner_though_the_index_that_says_so_is_los
     open_peer: OpenPeer, open_link: OpenLink
 ) -> None:
     node = (peer := await open_peer())._node
-    await node.create_copy(copy("bob", 5))
+    await node.holding.take(copy("bob", 5))
     followed = node.following._sources
     assert list(followed) == ["bob"]
     link = await open_link(peer)
@@ -74,7 +74,7 @@ async def test_nobody_is_served_by_an_owner_that_is_giving_its_topic_up(
     }
     async with writer_held(node.store):
         moving = asyncio.create_task(
-            node.create_copy(
+            node.holding.take(
                 m.CopyState(id=topic.id, topic=TOPIC, role="replica", owner="bob", epoch=2, version=1)
             )
         )
@@ -116,7 +116,7 @@ async def test_an_answer_about_a_copy_that_was_dropped_meanwhile_makes_no_new_on
     open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = (await open_peer())._node
-    await node.create_copy(copy("bob", 5))
+    await node.holding.take(copy("bob", 5))
     topic = node.store.topics["copied"]
     answering = Answering(m.Proposed(1, False, copy("carol", 6)), lambda: drop(node))
     monkeypatch.setattr(node, "directory", answering)
@@ -128,7 +128,7 @@ async def test_an_answer_to_an_announcement_makes_no_copy_that_was_dropped_since
     open_peer: OpenPeer,
 ) -> None:
     node = (await open_peer())._node
-    await node.create_copy(copy("bob", 5))
+    await node.holding.take(copy("bob", 5))
     registration = Registration(node, PeerSettings())
     reply = m.Reconciled(id=1, create=[copy("bob", 6)])
     await registration._announce(Answering(reply, lambda: drop(node)))  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ async def test_a_copy_whose_rows_are_still_being_deleted_is_not_confirmed_before
     open_peer: OpenPeer, open_link: OpenLink
 ) -> None:
     node = (peer := await open_peer())._node
-    await node.create_copy(copy("bob", 5))
+    await node.holding.take(copy("bob", 5))
     link, registration = await open_link(peer), Registration(node, PeerSettings())
     again = copy("bob", 6)
     purge = node.store._purging.purge
@@ -160,7 +160,7 @@ async def test_a_copy_whose_rows_are_still_being_deleted_is_not_confirmed_before
 
 async def test_a_copy_that_cannot_be_dropped_is_followed_on(open_peer: OpenPeer) -> None:
     node = (await open_peer())._node
-    await node.create_copy(copy("bob", 5))
+    await node.holding.take(copy("bob", 5))
 
     async def fail(*_: object) -> None:
         raise ReadOnlyError("the disk is full")

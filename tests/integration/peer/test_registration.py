@@ -30,7 +30,7 @@ async def test_a_peer_lives_while_it_takes_long_to_do_what_its_announcement_was_
             pubsub.Client(address) as client,
         ):
             node = alice._node
-            await node.create_copy(copy_of(7, "doomed"))
+            await node.holding.take(copy_of(7, "doomed"))
             await registry.bury(7, time.time_ns() // 1000)
             async with writer_held(node.store):  # no copy can be dropped
                 began = time.time()
@@ -58,8 +58,7 @@ async def test_two_heartbeats_at_the_same_time_tell_the_same_rate(
         registration._load()
         node.published_messages += 50
         clock += 2.0
-        told = [
-            registration._load()["messages_per_second"] for _ in range(2)
-        ]  # as uvloop's clock, in whole ms
+        # The second one in the same millisecond: uvloop's clock has none smaller.
+        told = [registration._load()["messages_per_second"] for _ in range(2)]
         monkeypatch.undo()
         assert told == [25.0, 25.0]
